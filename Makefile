@@ -1,0 +1,60 @@
+# Tasks of this repository: `make` lists them. Everything runs in .venv, which the first target that needs it makes.
+# Works in GNU and BSD make, so: no functions, no conditionals.
+
+PYTHON ?= python3
+VENV = .venv/bin/python
+STAMP = .venv/installed
+WORKERS ?= 2
+
+.PHONY: help demo test test-quick check fix lock benchmark clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-12s%s\n", $$1, $$2 }'
+
+# runs/ is all of an earlier demo that cannot be made again: it stays, the rest is replaced.
+demo: $(STAMP)  ## generate the default project into build/my-project and train it (keeps its earlier runs)
+	@mkdir -p build/my-project
+	@find build/my-project -mindepth 1 -maxdepth 1 ! -name runs -exec rm -rf {} +
+	$(VENV) -m cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build project=my-project
+	$(VENV) -m pip install --quiet -r build/my-project/requirements.txt
+	cd build/my-project && ../../$(VENV) train.py
+	@echo 'To use these commands: cd build/my-project && . ../../.venv/bin/activate'
+
+test: $(STAMP)  ## run every test
+	$(VENV) -m pytest -n $(WORKERS) --dist loadfile
+
+test-quick: $(STAMP)  ## run the tests that train nothing
+	$(VENV) -m pytest -n $(WORKERS) --dist loadfile -m "not slow"
+
+check: $(STAMP)  ## lint and check the formatting; changes nothing
+	$(VENV) -m ruff check .
+	$(VENV) -m ruff format --check .
+
+fix: $(STAMP)  ## mend what ruff can mend, and format
+	$(VENV) -m ruff check --fix .
+	$(VENV) -m ruff format .
+
+lock: $(STAMP)  ## pin the newest versions that the ranges allow, and show the difference
+	$(VENV) scripts/lock.py
+
+benchmark: $(STAMP)  ## time the generated project beside a hand-written loop
+	$(VENV) benchmarks/run.py
+
+clean:  ## remove .venv, build/ (with the demo's runs) and caches
+	rm -rf .venv build .hypothesis .pytest_cache .ruff_cache .mypy_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The template's folder is matched by * because BSD make expands its braces. The stamp is written last: a failed
+# install is tried again. --clear mends an environment that was left half made or has lost its Python.
+$(STAMP): requirements-dev.txt *cookiecutter*/requirements.txt
+	@command -v $(PYTHON) >/dev/null || \
+		{ echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; " \
+		"name a Python 3.11 or newer: make PYTHON=/path/to/python" % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "error: $(PYTHON) cannot make environments; install its venv module (Debian: python3-venv)" >&2; exit 1; }
+	@$(VENV) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		$(PYTHON) -m venv --clear .venv
+	@echo "Installing the pinned packages into .venv: minutes the first time, seconds later."
+	@$(VENV) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $(STAMP)

@@ -1,0 +1,62 @@
+"""Make the first commit where git allows it and print the next steps. Nothing here may fail."""
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+ANSWERS = json.loads(r"""{{ cookiecutter | tojson }}""")
+PROJECT = Path.cwd()
+STEPS = [
+    ["git", "-c", "init.defaultBranch=main", "init", "--quiet"],
+    ["git", "add", "--all"],
+    ["git", "commit", "--quiet", "--message", "Initial commit"],
+]
+
+
+def first_commit() -> str:
+    """Make a repository with one commit, unless inside one already; say in one line what happened."""
+    for folder in [PROJECT, *PROJECT.parents]:
+        if (folder / ".git").exists():
+            return f"git: nothing done, the project lies in the repository {folder}"
+    # Set where cookiecutter is called from a git hook; they would lead to the repository of that hook.
+    for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"]:
+        os.environ.pop(name, None)
+    for step in STEPS:
+        try:
+            subprocess.run(step, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+        except FileNotFoundError:
+            return "git: not found, so no repository was made"
+        except (OSError, subprocess.SubprocessError) as error:
+            reason = ((getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)).strip()
+            return (
+                f"git: '{shlex.join(step)}' failed ({reason.splitlines()[-1]}); mend that, then: "
+                'git init && git add --all && git commit --message "Initial commit"'
+            )
+    return "git: the files are committed on branch main"
+
+
+def next_steps() -> str:
+    """Return the commands that lead to a trained model."""
+    if os.name == "nt":
+        folder, activate = subprocess.list2cmdline([PROJECT]), r".venv\Scripts\activate"
+    else:
+        folder, activate = shlex.quote(str(PROJECT)), ". .venv/bin/activate"
+    return f"""
+{PROJECT.name} is ready. Next:
+
+    cd {folder}
+    python -m venv .venv && {activate}
+    pip install -r requirements.txt
+    python train.py
+"""
+
+
+# cruft leaves this entry out: it renders copies to compare them, where a repository would be a difference.
+if "_output_dir" in ANSWERS:
+    text = f"{first_commit()}\n{next_steps()}"
+    # Not print: a closed standard output would fail the hook, and with it the project.
+    with contextlib.suppress(OSError):
+        os.write(1, os.fsencode(text))

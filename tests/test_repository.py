@@ -1,0 +1,191 @@
+"""What this repository says of itself holds: pins, workflows, targets, names and texts of its files."""
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path, PurePosixPath
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+TEMPLATE = ROOT / "{{cookiecutter.project}}"
+
+# CUDA builds of torch bring these; requirements.txt says why it leaves them out.
+CUDA = ("nvidia-", "cuda-", "triton")
+
+
+def run(*command: str) -> str:
+    """Run a command in the repository and return its output; fail with all of it."""
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def files() -> list[str]:
+    """Return the names of the files that are, or would be, committed."""
+    names = run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
+    return [name for name in names if name and (ROOT / name).exists()]
+
+
+def pins(path: Path) -> dict[str, Version]:
+    """Return the exact version of each package that a requirements file names."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    requirements = [Requirement(line) for line in lines if not line.startswith(("#", "-r "))]
+    for requirement in requirements:
+        assert re.fullmatch(r"==[^*,+]+", str(requirement.specifier)), f"not an exact version: {requirement}"
+    return {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in requirements}
+
+
+PROJECT_PINS = pins(TEMPLATE / "requirements.txt")
+ALL_PINS = PROJECT_PINS | pins(ROOT / "requirements-dev.txt")
+
+
+def assert_pinned(ranges: list[str], pinned: dict[str, Version]) -> None:
+    """Check that each range has a pin, and that the pin lies within it."""
+    assert ranges
+    for requirement in map(Requirement, ranges):
+        version = pinned.get(canonicalize_name(requirement.name))
+        assert version is not None, f"{requirement} has no pin: run make lock"
+        assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run make lock"
+
+
+def test_pins_of_the_project_lie_in_its_ranges(bake):
+    settings = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
+    assert_pinned(settings["project"]["dependencies"], PROJECT_PINS)
+    assert_pinned(settings["project"]["optional-dependencies"]["dev"], PROJECT_PINS)
+    assert PROJECT_PINS["torch"] == Version("2.13.0")
+
+
+def test_pins_of_the_tools_lie_in_their_ranges():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert_pinned(settings["dependency-groups"]["dev"], ALL_PINS)
+
+
+def test_installed_versions_are_the_pinned_ones():
+    installed = {name: Version(importlib.metadata.version(name)).public for name in ALL_PINS}
+    assert installed == {name: version.public for name, version in ALL_PINS.items()}
+
+
+@pytest.mark.parametrize("pinned", [PROJECT_PINS, ALL_PINS], ids=["project", "tools"])
+def test_all_that_a_pinned_package_requires_is_pinned(pinned):
+    needed = {
+        canonicalize_name(requirement.name): name
+        for name in pinned
+        for requirement in map(Requirement, importlib.metadata.requires(name) or [])
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+    }
+    missing = {name: by for name, by in needed.items() if name not in pinned and not name.startswith(CUDA)}
+    assert len(needed) > 50
+    assert not missing
+
+
+@pytest.mark.parametrize("folder", [ROOT, TEMPLATE], ids=["repository", "project"])
+def test_workflows_follow_the_schema(folder):
+    workflows = sorted(map(str, folder.glob(".github/workflows/*.yml")))
+    assert workflows
+    run(sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", *workflows)
+
+
+def test_workflow_of_the_project_is_copied_as_it_is(bake):
+    workflow = Path(".github", "workflows", "ci.yml")
+    assert (bake() / workflow).read_bytes() == (TEMPLATE / workflow).read_bytes()
+    assert "${{ github." in (TEMPLATE / workflow).read_text(encoding="utf-8")
+
+
+def targets() -> set[str]:
+    """Return the targets that `make` lists."""
+    return set(re.findall(r"^make ([\w-]+)", run("make"), re.MULTILINE))
+
+
+def test_make_lists_every_target():
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert targets() == set(phony[1].split())
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_make_targets_in_texts_exist(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```.*?```|`[^`\n]+`|^ {4}[^\n]+", text, re.DOTALL | re.MULTILINE))
+    named = set(re.findall(r"(?:^|[`$&;]) *make ([a-z-]+)", code, re.MULTILINE))
+    assert {"demo", "test"} <= named
+    assert named <= targets()
+
+
+def test_lint():
+    run(sys.executable, "-m", "ruff", "check", ".")
+    run(sys.executable, "-m", "ruff", "format", "--check", ".")
+
+
+def test_lint_leaves_out_nothing_but_the_template():
+    linted = run(sys.executable, "-m", "ruff", "check", "--show-files", ".").splitlines()
+    own = {str(ROOT / name) for name in files() if not name.startswith(TEMPLATE.name)}
+    assert {name for name in linted if name.endswith(".py")} == {name for name in own if name.endswith(".py")}
+
+
+def test_ci_runs_the_tests():
+    assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+
+
+PRIVATE = {
+    "a machine's own path": r"(?<![\w.}>])(?:/(?:root|work|home/\w+|Users/\w+)/|[A-Za-z]:\\+Users\\)",
+    "a package registry's host": r"(?:pypi|pythonhosted|download\.pytorch|npmjs|debian)\.(?:org|com)\b",
+    "an index of one's own": r"--(?:extra-)?index-url|--find-l(?:inks)|PIP_(?:EXTRA_)?INDEX_URL",
+}
+
+
+@pytest.mark.parametrize("what", PRIVATE)
+def test_no_file_names(what):
+    names = files()
+    found = {
+        f"{name}: {match[0]}"
+        for name in names
+        for match in re.finditer(PRIVATE[what], (ROOT / name).read_text(encoding="utf-8", errors="replace"))
+    }
+    assert "Makefile" in names
+    assert not found
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [
+        ("a machine's own path", '"/' + 'home/ann/runs"'),
+        ("a machine's own path", "C:" + r"\Users\ann"),
+        ("a package registry's host", "https://" + "pypi" + ".org/simple"),
+        ("an index of one's own", "pip install --extra-" + "index-url x"),
+    ],
+)
+def test_what_no_file_may_name_is_recognised(what, text):
+    assert re.search(PRIVATE[what], text)
+
+
+def windows_refuses(name: str) -> bool:
+    """Tell whether Windows cannot hold a file of this name."""
+    device = r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)"
+    return any(
+        re.search(r'[<>:"|?*\\\x00-\x1f]|[. ]$', part) or re.match(device, part, re.IGNORECASE)
+        for part in PurePosixPath(name).parts
+    )
+
+
+def test_windows_can_hold_every_file():
+    names = files()
+    assert not [name for name in names if windows_refuses(name)]
+    assert len({name.lower() for name in names}) == len(names), "two names differ only in case"
+    assert not [name for name in names if (ROOT / name).is_symlink()]
+
+
+@pytest.mark.parametrize("name", ["<a>/b", "a|b", "a?", "a: b", "nul.txt", "x/CON", "end.", "end /b", "a\\b"])
+def test_names_that_windows_refuses_are_recognised(name):
+    assert windows_refuses(name)
+
+
+def test_the_license_is_mit():
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert text.startswith("MIT License\n\nCopyright (c) ")
+    assert "The maintainers" in text

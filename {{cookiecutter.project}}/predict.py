@@ -1,0 +1,38 @@
+"""Predict new inputs and write a CSV: `python predict.py runs/<id> image.png folder_of_images/`."""
+
+import argparse
+import csv
+from pathlib import Path
+
+import torch
+from torch.utils.data import DataLoader
+
+from {{ cookiecutter.__package }}.data import DataModule
+from {{ cookiecutter.__package }}.harness.errors import one_line_errors
+from {{ cookiecutter.__package }}.harness.run import find_checkpoint, inference_trainer, load, run_folder
+from {{ cookiecutter.__package }}.model import Model
+
+
+@one_line_errors()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("checkpoint", help="runs/<id>, or a .ckpt file")
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files, or folders of files")
+    parser.add_argument("--output", type=Path, help="CSV to write (default: in the run's folder)")
+    args = parser.parse_args()
+    checkpoint = find_checkpoint(args.checkpoint)
+    model = load(Model, checkpoint)
+    inputs = load(DataModule, checkpoint).new_inputs(args.inputs)
+    batches = inference_trainer().predict(model, DataLoader(inputs, batch_size=64))
+    probabilities, predictions = torch.cat(batches).max(dim=1)  # (N,), (N,)
+    output = args.output or run_folder(checkpoint) / "predictions.csv"
+    with output.open("w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(["file", "prediction", "probability"])
+        classes = [model.hparams.classes[prediction] for prediction in predictions]
+        rows.writerows(zip(inputs.paths, classes, probabilities.tolist(), strict=True))
+    print(f"{len(inputs)} predictions written to {output}")
+
+
+if __name__ == "__main__":
+    main()

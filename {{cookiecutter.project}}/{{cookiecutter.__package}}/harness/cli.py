@@ -1,0 +1,141 @@
+"""The command line of train.py: typed settings, layered files, one run."""
+
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from inspect import signature
+from pathlib import Path
+
+import wandb
+import yaml
+from jsonargparse import ArgumentError
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from .errors import UserError, check_settings_file, explain
+from .resume import LastCheckpoint
+from .run import existing_run, find_checkpoint, new_run
+from .tracking import MetricsFile, wandb_logger, wandb_places
+
+TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
+
+
+class TrainCLI(LightningCLI):
+    """Parse the settings and build trainer, model, data and run from them.
+
+    Later settings win: config.yaml of the folder `project`, or with `--resume` that of the run, then
+    `--config` files, then flags. `links` says what the model takes from the data, as
+    `{"data.attribute": "model.argument"}`.
+    """
+
+    def __init__(self, model_class: type, datamodule_class: type, project: Path, links: dict[str, str]):
+        self.project = project
+        self.links = links
+        super().__init__(
+            model_class,
+            datamodule_class,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,  # they are the model's
+            load_from_checkpoint_support=False,  # it would store classes in the checkpoint
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
+        fixed = set(signature(wandb.init).parameters) - TRACKING
+        parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
+        parser.link_arguments("checkpoint.mode", "early_stopping.mode")
+        parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
+        for source, target in self.links.items():
+            parser.link_arguments(source, target, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: None) -> None:
+        early = ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--resume", nargs="?")
+        early.add_argument("--config", "-c", nargs="?", action="append", type=Path, default=[])
+        early = early.parse_known_args()[0]
+        base = (existing_run(early.resume) if early.resume else self.project) / "config.yaml"
+        files = [base, *filter(None, early.config)]
+        for file in files:
+            check_settings_file(file)
+        try:
+            self.config = parser.parse_args(["--config", str(base), *sys.argv[1:]])
+        except ArgumentError as error:
+            known = list(parser.get_defaults().keys())
+            raise UserError(explain(str(error), known, sys.argv[1:], files)) from error
+
+    def before_instantiate_classes(self) -> None:
+        self.config.pop("config")
+        resume = self.config.pop("resume")
+        self.resume_from = find_checkpoint(resume, "last.ckpt") if resume else None
+        self.settings = self.parser.dump(self.config, skip_unset=False)
+        root = Path(self.config.trainer.default_root_dir or self.project / "runs")
+        self.folder = existing_run(resume) if resume else new_run(root)
+        self.config["trainer.default_root_dir"] = str(self.folder)
+        self.config["checkpoint.dirpath"] = str(self.folder / "checkpoints")
+        self.config["checkpoint.filename"] = "best"
+        self.config["checkpoint.enable_version_counter"] = False
+
+    def instantiate_trainer(self, **kwargs) -> Trainer:
+        self.best: BestCheckpoint = self.config_init.checkpoint
+        show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
+        progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
+        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), LastCheckpoint(self.folder)]
+        try:
+            return super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
+            raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
+
+    @contextmanager
+    def tracked_run(self) -> Iterator[None]:
+        """Make the run's folder, save the settings in it, and log to it and to W&B."""
+        if self.trainer.is_global_zero:
+            self.folder.mkdir(parents=True, exist_ok=self.resume_from is not None)
+            (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
+        with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
+            self.trainer.loggers = [MetricsFile(self.folder), logger]
+            yield
+
+    @rank_zero_only
+    def print_closing_box(self) -> None:
+        """Print the test metrics, and the commands for what comes next."""
+        scores = {**self.trainer.callback_metrics, f"best {self.best.monitor}": self.best.best_model_score}
+        rows = {name: f"{value:.4f}" for name, value in scores.items()}
+        rows["checkpoint"] = self.best.best_model_path
+        rows |= wandb_places(self.trainer.loggers[1].experiment)
+        rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
+        rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
+        rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
+        lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
+        print("-" * 79, *lines, "-" * 79, sep="\n")
+
+
+class EpochLines(Callback):
+    """A line for each epoch, where the output is no terminal but a file."""
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metrics = trainer.progress_bar_metrics
+        if metrics:  # of the epoch before: its training metrics were not known any earlier
+            values = [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]
+            rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))
+
+    on_train_end = on_train_epoch_start
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best checkpoint, and refuse a validation metric that is not logged before the first step."""
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self.monitor not in trainer.callback_metrics and not str(self.monitor).startswith("train"):
+            logged = ", ".join(sorted(trainer.callback_metrics))
+            raise UserError(f"checkpoint.monitor: {self.monitor} is never logged; choose from {logged}")

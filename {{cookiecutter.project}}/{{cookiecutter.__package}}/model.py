@@ -1,0 +1,92 @@
+"""The LightningModule: loss, metrics and optimizer around the network. Replace what you need."""
+
+import math
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from .network import Network
+
+
+class Model(LightningModule):
+    """Train `Network` to classify.
+
+    Args:
+        classes: Class names, in the order of the scores.
+        lr: Peak learning rate of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101).
+        weight_decay: Decoupled weight decay of AdamW.
+        warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.
+        label_smoothing: Share of each label spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        network: The settings of `Network`.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        lr: float = 3e-3,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        label_smoothing: float = 0.1,
+        **network,
+    ):
+        super().__init__()
+        self.save_hyperparameters(logger=False)  # plain values, so that a checkpoint always loads
+        self.network = Network(num_classes=len(classes), **network)
+        accuracy = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
+        metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy})
+        self.train_metrics = metrics.clone(prefix="train/")
+        self.val_metrics = metrics.clone(prefix="val/")
+        self.test_metrics = metrics.clone(prefix="test/")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x)
+
+    def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> Tensor:
+        x, y = batch  # (B, C, H, W), (B,)
+        logits = self(x)  # (B, num_classes)
+        loss = F.cross_entropy(logits, y, label_smoothing=self.hparams.label_smoothing)
+        metrics["loss"].update(loss.detach(), weight=len(y))
+        metrics["acc"].update(logits.detach(), y)
+        return loss
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step(batch, self.train_metrics)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step(batch, self.val_metrics)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step(batch, self.test_metrics)
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Return class probabilities (B, num_classes) for a batch without labels."""
+        return self(batch).softmax(dim=1)
+
+    # Metrics are logged once an epoch: logging at each step would cost more than a small network's step.
+    def on_train_epoch_end(self) -> None:
+        self.log_dict(self.train_metrics, prog_bar=True)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict(self.val_metrics, prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self.log_dict(self.test_metrics)
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.AdamW(
+            self.parameters(), lr=self.hparams.lr, weight_decay=self.hparams.weight_decay
+        )
+        total = self.trainer.estimated_stepping_batches
+        warmup = max(1, round(self.hparams.warmup * total))
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return (step + 1) / warmup
+            return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
+
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
