@@ -53,7 +53,7 @@ _TAKEN = {
 def package(project: str) -> str:
     """Return the import name of a project: its words joined by underscores.
 
-    :raises FailedHookException: cookiecutter prints the text and stops before it has written anything.
+    Raise FailedHookException otherwise: cookiecutter prints it and stops before it has written anything.
     """
     if not re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", project) or len(project) > 64:
         raise FailedHookException(
@@ -70,7 +70,7 @@ def package(project: str) -> str:
 def quoted(text: str) -> str:
     """Return a text as it stands between double quotes in TOML, YAML, JSON and Python alike.
 
-    :raises FailedHookException: cookiecutter prints the text and stops before it has written anything.
+    Raise FailedHookException otherwise: cookiecutter prints it and stops before it has written anything.
     """
     # Braces, because cruft renders the stored answers again.
     if not text or text != text.strip() or not text.isprintable() or re.search(r"\{[{%#]", text):

@@ -32,7 +32,7 @@ def first_commit() -> str:
         except (OSError, subprocess.SubprocessError) as error:
             reason = ((getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)).strip()
             return (
-                f"git: '{shlex.join(step)}' failed ({reason.splitlines()[-1]}); mend that, then: "
+                f"git: no first commit ({reason.splitlines()[-1]}); mend that, then: "
                 'git init && git add --all && git commit --message "Initial commit"'
             )
     return "git: the files are committed on branch main"
