@@ -20,11 +20,13 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="CSV to write (default: in the run's folder)")
     args = parser.parse_args()
     checkpoint = run.find_checkpoint(args.checkpoint)
+    output = args.output or run.run_folder(checkpoint) / "predictions.csv"
+    if not output.parent.is_dir():
+        raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
     model = run.load(Model, checkpoint)
     inputs = run.load(DataModule, checkpoint).new_inputs(args.inputs)
     batches = run.inference_trainer().predict(model, DataLoader(inputs, batch_size=64))
     probabilities, predictions = torch.cat(batches).max(dim=1)  # (N,), (N,)
-    output = args.output or run.run_folder(checkpoint) / "predictions.csv"
     with output.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "prediction", "probability"])
