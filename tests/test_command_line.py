@@ -1,9 +1,9 @@
 """Settings reach what they name; a mistake in them gets one clear line and leaves nothing behind."""
 
-import pickle
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from project import TINY, run, run_many
 
@@ -48,9 +48,16 @@ MISTAKES = {
     "evaluate.py nowhere": ["there is no checkpoint nowhere"],
     "evaluate.py empty_run": ["there is no checkpoint", "best.ckpt"],
     "evaluate.py config.yaml": ["config.yaml is not a checkpoint"],
-    "evaluate.py hostile.ckpt": ["hostile.ckpt", "not"],
+    "evaluate.py hostile.ckpt": ["hostile.ckpt holds more than plain values"],
     "predict.py nowhere image.png": ["there is no checkpoint nowhere"],
 }
+
+
+class Hostile:
+    """Make a folder when it is unpickled."""
+
+    def __reduce__(self):
+        return Path.mkdir, (Path("pwned"),)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +70,7 @@ def project(bake) -> Path:
     (folder / "mistyped.yaml").write_text("trainer:\n  max_epochs: many\n")
     (folder / "empty_run").mkdir()
     (folder / "empty_run" / "config.yaml").write_text((folder / "config.yaml").read_text())
-    (folder / "hostile.ckpt").write_bytes(pickle.dumps(print))
+    torch.save({"state_dict": {}, "hyper_parameters": Hostile()}, folder / "hostile.ckpt")
     return folder
 
 
@@ -90,6 +97,11 @@ def test_a_mistake_in_the_settings_leaves_no_run(answers, project):
     known_in_fit = ("val/nonsense", "monitor null", "batch_size 0", "DeviceStatsMonitor")
     runs = list((project / "runs").glob("*"))
     assert len(runs) == sum(command.endswith(known_in_fit) for command in MISTAKES)
+
+
+def test_a_hostile_checkpoint_runs_nothing(answers, project):
+    assert answers["evaluate.py hostile.ckpt"].code == 1
+    assert not (project / "pwned").exists()
 
 
 def test_a_mistake_ends_the_process_with_1(project, tmp_path):
