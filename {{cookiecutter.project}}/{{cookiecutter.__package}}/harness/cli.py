@@ -13,12 +13,12 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks.checkpoint import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .errors import UserError, check_settings_file, explain
-from .resume import LastCheckpoint
 from .run import existing_run, find_checkpoint, new_run
 from .tracking import MetricsFile, wandb_logger, wandb_places
 
@@ -111,7 +111,7 @@ class TrainCLI(LightningCLI):
         """Print the test metrics, and the commands for what comes next."""
         rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
         rows |= wandb_places(self.trainer.loggers[1].experiment)
-        if self.best.best_model_path:
+        if self.best.best_model_path:  # something was validated
             rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
             rows["checkpoint"] = self.best.best_model_path
             rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
@@ -119,6 +119,16 @@ class TrainCLI(LightningCLI):
             rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
+
+
+class LastCheckpoint(Checkpoint):
+    """Save each epoch's end, whether or not the monitored metric has improved."""
+
+    def __init__(self, run: Path):
+        self.path = run / "checkpoints" / "last.ckpt"
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path, weights_only=False)
 
 
 class EpochLines(Callback):
