@@ -4,7 +4,7 @@ import os
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .errors import UserError, check_settings_file, explain
-from .resume import LastCheckpoint
-from .run import existing_run, find_checkpoint, new_run
+from .resume import Resume
+from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command, whole_file
 from .tracking import MetricsFile, wandb_logger, wandb_places
 
 TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
@@ -76,10 +76,14 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.config.pop("config")
         resume = self.config.pop("resume")
-        self.resume_from = find_checkpoint(resume, "last.ckpt") if resume else None
         self.settings = self.parser.dump(self.config, skip_unset=False)
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
+        self.finished = self.folder / "finished.yaml"
+        if self.finished.exists() and self.finished.read_text(encoding="utf-8") == self.settings:
+            print(f"{resume} is finished; to train on, give a larger --trainer.max_epochs")
+            sys.exit()
+        self.resume_from = newest_checkpoint(self.folder) if resume else None
         self.config["trainer.default_root_dir"] = str(self.folder)
         self.config["checkpoint.dirpath"] = str(self.folder / "checkpoints")
         self.config["checkpoint.filename"] = "best"
@@ -89,22 +93,28 @@ class TrainCLI(LightningCLI):
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), LastCheckpoint(self.folder)]
+        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor()]
         try:
-            return super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
+            trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
             raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
+        trainer.callbacks.insert(0, Resume(self.folder, self.config.seed_everything or 0, self.settings))
+        return trainer
 
     @contextmanager
     def tracked_run(self) -> Iterator[None]:
-        """Make the run's folder, save the settings in it, and log to it and to W&B."""
-        if self.trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=self.resume_from is not None)
-            (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
-        with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
-            self.trainer.loggers = [MetricsFile(self.folder), logger]
-            yield
+        """Claim the run's folder, and log to it and to W&B."""
+        main = self.trainer.is_global_zero
+        with claimed(self.folder) if main else nullcontext():
+            if main and not self.resume_from:
+                (self.folder / "metrics.csv").unlink(missing_ok=True)
+            with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
+                self.trainer.loggers = [MetricsFile(self.folder), logger]
+                yield
+            if main:
+                with whole_file(self.finished) as file:
+                    file.write(self.settings.encode())
 
     @rank_zero_only
     def print_closing_box(self) -> None:
@@ -113,7 +123,7 @@ class TrainCLI(LightningCLI):
         rows = {name: f"{value:.4f}" for name, value in scores.items()}
         rows["checkpoint"] = self.best.best_model_path
         rows |= wandb_places(self.trainer.loggers[1].experiment)
-        rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
+        rows["resume"] = resume_command(self.folder)
         rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
         rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]

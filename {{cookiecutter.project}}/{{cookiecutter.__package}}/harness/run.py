@@ -1,14 +1,20 @@
 """A run is one folder, `runs/<id>`: its settings, checkpoints, metrics, W&B files and predictions."""
 
+import os
 import pickle
 import secrets
+import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
+from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from .errors import UserError
 
@@ -27,12 +33,70 @@ def existing_run(folder: str) -> Path:
     return Path(folder).resolve()
 
 
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Make the run's folder and keep every other process out of it."""
+    lock = FileLock(run / ".lock", timeout=10)  # workers of a killed process hold it for some seconds
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another process is at work in {run}; wait for it or end it") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; choose --trainer.default_root_dir") from error
+    with lock:
+        yield
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written, which takes its place once it is whole and on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free >> 20
+        raise UserError(f"cannot write {path}, {free} MB are free: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the newest whole checkpoint to go on from, None if none has been written yet."""
+    found = [path for name in ("last", "previous") if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
+    newest = next(filter(is_whole, found), None)
+    if found and not newest:
+        raise UserError(f"damaged: {' and '.join(map(str, found))}; start anew with --config {run / 'config.yaml'}")
+    if found and newest != found[0] and rank_zero_only.rank == 0:
+        print(f"{found[0]} is damaged, and set aside; {newest} is used", file=sys.stderr)
+        found[0].replace(found[0].with_suffix(".damaged"))
+    return newest
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether each byte is as it was written; `torch.load` does not check that."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except Exception:  # damage comes out in many ways
+        return False
+
+
+def resume_command(run: Path) -> str:
+    """Return what to type to go on with a run."""
+    return f"python {sys.argv[0]} --resume {os.path.relpath(run)}"
+
+
 def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
     """Return the checkpoint that `path` is, or the one called `name` of the run that it is."""
     checkpoint = existing_run(path) / "checkpoints" / name if Path(path).is_dir() else Path(path)
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}; give runs/<id> or a .ckpt file")
-    if not zipfile.is_zipfile(checkpoint):
+    if not is_whole(checkpoint):
         raise UserError(f"{checkpoint} is not a checkpoint, or it is damaged")
     return checkpoint
 

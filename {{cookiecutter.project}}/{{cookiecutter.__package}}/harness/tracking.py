@@ -23,9 +23,9 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        header = [] if self.path.exists() else [["step", "name", "value"]]
         rows = [[step, name, value] for name, value in metrics.items()]
         with self.path.open("a", newline="", encoding="utf-8") as file:
+            header = [] if file.tell() else [["step", "name", "value"]]
             csv.writer(file, lineterminator="\n").writerows(header + rows)
 
     def log_hyperparams(self, *args, **kwargs) -> None:
