@@ -1,7 +1,7 @@
 """Resume a generated project's run from the checkpoint before each of its steps, and compare with the run never stopped.
 
-Run in the project's folder: `python brute_force.py CASE...`. Prints a JSON object: for each case the number of points
-and those that ended differently. All in one process, because importing Lightning takes longer than a run.
+Run in the project's folder: `python brute_force.py CASE...`. Prints a line of JSON for each case: the number of
+points, and those that ended differently. All in one process, because importing Lightning takes longer than a run.
 """
 
 import contextlib
@@ -68,7 +68,7 @@ class NoisyDataset(data.ImageDataset):
 def plateau(self):
     optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss"}}
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss", "strict": False}}
 
 
 class LoggingModel(model.Model):
@@ -128,15 +128,20 @@ def result(folder: Path) -> dict:
     found = {"metrics.csv": (folder / "metrics.csv").read_bytes()}
     for name in ("last", "best"):
         checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        for state in checkpoint["callbacks"].values():
+            state.pop("current_score", None)  # ModelCheckpoint saves it, but does not load it
         for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
             found[name, key] = checkpoint[key]
     return found
 
 
 def equal(a, b) -> bool:
-    (leaves, spec), (others, other_spec) = tree_flatten(a), tree_flatten(b)
+    """Compare bit for bit, however deep."""
+    leaves, spec = tree_flatten(a)
+    others, other_spec = tree_flatten(b)
     return spec == other_spec and all(
-        torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y for x, y in zip(leaves, others, strict=True)
+        torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y
+        for x, y in zip(leaves, others, strict=True)
     )
 
 
@@ -174,8 +179,6 @@ if __name__ == "__main__":
     os.environ["WANDB_MODE"] = "disabled"
     torch.set_num_threads(1)
     root = Path("brute").resolve()
-    answers = {}
     for case in sys.argv[1:] or CASES:
         with changed(case):
-            answers[case] = brute_force(case, root)
-    print(json.dumps(answers))
+            print(json.dumps({"case": case, **brute_force(case, root)}), flush=True)

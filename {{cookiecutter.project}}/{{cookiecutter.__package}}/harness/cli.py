@@ -18,7 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .errors import UserError, check_settings_file, explain
-from .resume import Resume
+from .resume import Resume, checkpoint_errors
 from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command, whole_file
 from .tracking import MetricsFile, wandb_logger, wandb_places
 
@@ -111,7 +111,8 @@ class TrainCLI(LightningCLI):
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
             with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
                 self.trainer.loggers = [MetricsFile(self.folder), logger]
-                yield
+                with checkpoint_errors(self.resume_from):
+                    yield
             if main:
                 with whole_file(self.finished) as file:
                     file.write(self.settings.encode())

@@ -1,9 +1,10 @@
 """Go on where a run stopped, bit for bit as if it had never stopped.
 
 No random state is saved. The order of the data is a function of (seed, epoch); the draws that load a batch
-(augmentation) and those of its step (dropout) are functions of (seed, epoch, batch, rank). So it matters neither
-when a checkpoint is written nor how many workers load the data. `ExactLoader` sees to that. `Resume` saves between
-two batches: every ten minutes, sooner where it takes less than a hundredth of the time, at SIGTERM and at Ctrl-C.
+(augmentation) and those of its step (dropout) are functions of (seed, epoch, batch, rank). So it matters
+neither when a checkpoint is written nor how many workers load the data: `ExactLoader` sees to that. `Resume`
+saves between two batches: every ten minutes, sooner where that takes less than a hundredth of the time, at
+SIGTERM and at Ctrl-C.
 """
 
 import os
@@ -21,6 +22,7 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 from torch import distributed
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -31,7 +33,7 @@ from .run import resume_command, whole_file
 
 
 def set_seed(*key: int | str) -> int:
-    """Make what is drawn next a function of `key`. (`torch.manual_seed` would take a hundred times longer.)"""
+    """Make what is drawn next a function of `key`, a hundred times faster than `torch.manual_seed`."""
     seed = zlib.crc32(repr(key).encode())
     random.seed(seed)
     np.random.seed(seed)
@@ -40,7 +42,7 @@ def set_seed(*key: int | str) -> int:
 
 
 class BatchOrder:
-    """Yield an epoch's lists of indices from batch `start` on, each with the key of the draws that load it."""
+    """Yield an epoch's lists of indices, from batch `start` on, each with the key of its draws."""
 
     def __init__(self, batch_sampler, seed: int, rank: int):
         self.batch_sampler, self.seed, self.rank, self.epoch, self.start = batch_sampler, seed, rank, 0, 0
@@ -81,13 +83,13 @@ class ExactLoader(DataLoader):
         vars(self)["dataset"] = SeededDataset(loader.dataset)
 
     def __iter__(self):
-        order, device = self.batch_sampler, self.trainer.strategy.root_device
-        done = self.trainer.fit_loop.epoch_loop.batch_progress.current.completed
-        order.epoch, order.start = self.trainer.current_epoch, done % len(self)
+        order, trainer = self.batch_sampler, self.trainer
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer.training else 0
+        order.epoch, order.start = trainer.current_epoch, done % len(self)
         for number, batch in enumerate(super().__iter__(), done):
             seed = set_seed("step", order.seed, order.epoch, number, order.rank)
-            if device.type != "cpu":
-                torch.get_device_module(device).manual_seed(seed)
+            if trainer.strategy.root_device.type != "cpu":
+                torch.get_device_module(trainer.strategy.root_device).manual_seed(seed)
             self.batch = batch
             yield batch
 
@@ -130,49 +132,52 @@ class Resume(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         trainer.strategy.checkpoint_io = WholeCheckpoints()
-        # Called for each loader once Lightning has divided the data among the processes.
+        # Called for each loader, after Lightning has divided its data among the processes.
         trainer.strategy.process_dataloader = partial(self._make_exact, trainer)
 
     def _make_exact(self, trainer: Trainer, loader):
-        ordered = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-        if trainer.training and ordered and loader.batch_sampler and not hasattr(loader, "state_dict"):
-            self.loader = loader = ExactLoader(loader, trainer, self.seed)
-        return loader
+        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
+            return loader  # its order is its own
+        if loader.batch_sampler is None or hasattr(loader, "state_dict"):
+            return loader
+        exact = ExactLoader(loader, trainer, self.seed)
+        self.loader = exact if trainer.training else self.loader
+        return exact
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        if not trainer.training:
-            return
-        self.resumed = checkpoint["resume"]
-        if (processes := len(self.resumed["ranks"])) != trainer.world_size:
-            raise UserError(f"{self.run} has {processes} processes, not {trainer.world_size}: set --trainer.devices")
-        trainer.should_stop = self.resumed["should_stop"]
-        if trainer.is_global_zero:
-            os.truncate(self.run / "metrics.csv", self.resumed["metrics_size"])
+        if trainer.training:
+            self.resumed = checkpoint["resume"]
+            trainer.should_stop = self.resumed["should_stop"]
+            if (count := len(self.resumed["ranks"])) != trainer.world_size:
+                raise UserError(f"the run has {count} processes, not {trainer.world_size}: --trainer.devices")
+            if trainer.is_global_zero:
+                os.truncate(self.run / "metrics.csv", self.resumed["metrics_size"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        needed = 2 * 3 * sum(parameter.nbytes for parameter in pl_module.parameters())  # with Adam's moments
-        if (free := shutil.disk_usage(self.run).free) < needed:
-            raise UserError(f"two checkpoints need {needed >> 20} MB, but {self.run} has {free >> 20} MB free")
+        needed = 6 * sum(p.nbytes for p in pl_module.parameters()) >> 20  # two, with both moments of Adam
+        free = shutil.disk_usage(self.run).free >> 20
+        if free < needed:
+            raise UserError(f"{free} MB are free in {self.run}, two checkpoints need {needed} MB")
         if self.resumed:
             self._restore(trainer, pl_module, **self.resumed["ranks"][trainer.global_rank])
         if trainer.is_global_zero:
-            with whole_file(self.run / "config.yaml") as file:
+            with whole_file(self.run / "config.yaml") as file:  # nothing can refuse these settings any more
                 file.write(self.settings.encode())
         self.training = True
-        self.on_sanity_check_start()
+        self.listen()
 
-    def _restore(self, trainer: Trainer, model: LightningModule, batch: int, metrics: dict, logged: dict) -> None:
-        # If the same batch comes out different twice, its draws are not seeded, which says nothing of the data.
+    def _restore(self, trainer: Trainer, model: LightningModule, batch: int, metrics: dict, logged: dict):
+        # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
         found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
         if len(found) == 1 and found != {batch}:
-            raise UserError(f"the data has changed: the next batch is another than when {self.run} stopped")
+            raise UserError(f"the data is not what it was when {self.run} stopped: give a new run --config")
         trainer.callback_metrics.update(self.resumed["callback_metrics"])
         for name, metric in model.named_modules():
             for state, value in metrics.get(name, {}).items():
                 setattr(metric, state, move_data_to_device(value, metric.device))
         self.logged = logged
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int):
         trainer.fit_loop._restarting = False  # or ReduceLROnPlateau would miss a step
         if batch_idx % trainer.accumulate_grad_batches:
             return  # gradients are not saved
@@ -181,15 +186,17 @@ class Resume(Callback):
             leave = any_rank(bool(self.signum))
             self._save(trainer)
             if leave:
-                self._leave(trainer)
+                rank_zero_info(f"stopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
+                # Lightning kills the main process if another one fails.
+                sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)
 
-    def on_train_batch_end(self, trainer: Trainer, *_) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
         results = trainer.fit_loop.epoch_loop._results
-        for name in self.logged.keys() & results.keys():
-            meta = results[name].meta
-            join = meta.reduce_fx if meta.is_max_reduction or meta.is_min_reduction else torch.add
+        for name in self.logged.keys() & results.keys():  # what `self.log` had added up
+            result, meta = results[name], results[name].meta
+            add = meta.reduce_fx if meta.is_max_reduction or meta.is_min_reduction else torch.add
             for state, value in self.logged.pop(name).items():
-                setattr(results[name], state, join(getattr(results[name], state), value.to(results[name].device)))
+                setattr(result, state, add(getattr(result, state), value.to(result.device)))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.training = False
@@ -203,51 +210,41 @@ class Resume(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
-            find = f"{resume_command(self.run)} --trainer.detect_anomaly true"
-            raise UserError(f"weights are no longer finite at step {trainer.global_step}. To find the operation: {find}")
+            find = f"find the operation with {resume_command(self.run)} --trainer.detect_anomaly true"
+            raise UserError(f"the weights are not finite at step {trainer.global_step}; {find}")
         if not self.saving:
             return
         results = trainer.fit_loop.epoch_loop._results
         metrics = {name: m for name, m in pl_module.named_modules() if isinstance(m, Metric)}
         mine = {
             "batch": checksum(self.loader.batch) if self.training and self.loader else 0,
-            "metrics": {name: {"_update_count": m._update_count, **m.metric_state} for name, m in metrics.items()},
-            "logged": {name: r.metric_state for name, r in results.items() if r.is_tensor and not r.has_reset},
+            "metrics": {n: {"_update_count": m._update_count, **m.metric_state} for n, m in metrics.items()},
+            "logged": {n: r.metric_state for n, r in results.items() if r.is_tensor and not r.has_reset},
         }
         ranks = [move_data_to_device(mine, "cpu")] * trainer.world_size
         if trainer.world_size > 1:
             distributed.all_gather_object(ranks, ranks[0])
-        checkpoint["resume"] = {
-            "ranks": ranks,
-            "should_stop": trainer.should_stop,
-            "callback_metrics": dict(trainer.callback_metrics),
-            "metrics_size": self._sync_metrics() if trainer.is_global_zero else 0,
-        }
-        if self.training:  # a batch has been counted that is to come
+        checkpoint["resume"] = {"ranks": ranks, "should_stop": trainer.should_stop}
+        checkpoint["resume"]["callback_metrics"] = dict(trainer.callback_metrics)
+        if trainer.is_global_zero:
+            with (self.run / "metrics.csv").open("ab") as file:
+                os.fsync(file.fileno())
+                checkpoint["resume"]["metrics_size"] = file.tell()
+        if self.training:  # Lightning has counted the batch that is to come
             loops = checkpoint["loops"]["fit_loop"]
             loops["epoch_loop.batch_progress"]["is_last_batch"] = False
             if not trainer.fit_loop._should_accumulate():
                 loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
 
-    def _sync_metrics(self) -> int:
-        with (self.run / "metrics.csv").open("ab") as file:
-            os.fsync(file.fileno())
-            return file.tell()
+    def listen(self, *_) -> None:
+        """Hear signals instead of Lightning, which would not save, or not stop."""
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
 
-    def on_sanity_check_start(self, *_) -> None:
-        """Hear signals instead of Lightning, which would leave without a checkpoint."""
-        for signum in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signum, self._on_signal)
-
-    on_test_start = on_sanity_check_start
+    on_sanity_check_start = on_test_start = listen
 
     def _on_signal(self, signum: int, frame) -> None:
         signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
         self.signum = signum
         if not self.training:
             sys.exit(128 + signum)
-
-    def _leave(self, trainer: Trainer) -> None:
-        if trainer.is_global_zero:
-            print(f"stopped at step {trainer.global_step}; go on: {resume_command(self.run)}", file=sys.stderr)
-        sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)

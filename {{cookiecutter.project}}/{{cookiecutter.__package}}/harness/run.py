@@ -41,9 +41,9 @@ def claimed(run: Path) -> Iterator[None]:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout as error:
-        raise UserError(f"another process is at work in {run}; wait for it or end it") from error
+        raise UserError(f"another process is training {run}: wait for it, or end it") from error
     except OSError as error:
-        raise UserError(f"cannot write to {run}: {error.strerror}; choose --trainer.default_root_dir") from error
+        raise UserError(f"cannot write to {run} ({error.strerror}): set --trainer.default_root_dir") from error
     with lock:
         yield
 
@@ -70,7 +70,8 @@ def newest_checkpoint(run: Path) -> Path | None:
     found = [path for name in ("last", "previous") if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
     newest = next(filter(is_whole, found), None)
     if found and not newest:
-        raise UserError(f"damaged: {' and '.join(map(str, found))}; start anew with --config {run / 'config.yaml'}")
+        damaged = " and ".join(map(str, found))
+        raise UserError(f"{damaged}: damaged; start a new run with --config {run / 'config.yaml'}")
     if found and newest != found[0] and rank_zero_only.rank == 0:
         print(f"{found[0]} is damaged, and set aside; {newest} is used", file=sys.stderr)
         found[0].replace(found[0].with_suffix(".damaged"))
