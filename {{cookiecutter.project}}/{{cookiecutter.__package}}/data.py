@@ -113,14 +113,17 @@ class DataModule(LightningDataModule):
 
     def _loader(self, dataset: Dataset, **options) -> DataLoader:
         workers = self.hparams.num_workers
-        return DataLoader(
-            dataset,
-            batch_size=self.hparams.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=already_a_batch,
-            **options,
-        )
+        try:
+            return DataLoader(
+                dataset,
+                batch_size=self.hparams.batch_size,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                collate_fn=already_a_batch,
+                **options,
+            )
+        except ValueError as error:
+            raise UserError(f"the settings of data do not fit together: {error}") from error
 
     def new_inputs(self, paths: list[Path]) -> ImageFiles:
         """Return the image files to predict for, with each folder's images in its place.

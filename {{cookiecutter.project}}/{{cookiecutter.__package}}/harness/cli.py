@@ -1,6 +1,8 @@
 """The command line of train.py: typed settings, layered files, one run."""
 
 import os
+import pickle
+import re
 import sys
 from argparse import ArgumentParser
 from collections.abc import Iterator
@@ -18,8 +20,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from .errors import UserError, check_settings_file, explain
-from .resume import Resume, checkpoint_errors
-from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command, whole_file
+from .resume import Resume
+from .run import claimed, existing_run, misfit, new_run, newest_checkpoint, resume_command
 from .tracking import MetricsFile, wandb_logger, wandb_places
 
 TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
@@ -104,29 +106,33 @@ class TrainCLI(LightningCLI):
 
     @contextmanager
     def tracked_run(self) -> Iterator[None]:
-        """Claim the run's folder, and log to it and to W&B."""
+        """Keep other processes out of the run's folder, and log to it and to W&B."""
         main = self.trainer.is_global_zero
         with claimed(self.folder) if main else nullcontext():
             if main and not self.resume_from:
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
             with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
                 self.trainer.loggers = [MetricsFile(self.folder), logger]
-                with checkpoint_errors(self.resume_from):
+                try:
                     yield
+                except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
+                    if self.resume_from and re.search("state.dict|Weights only", str(error)):
+                        raise misfit(self.resume_from, error) from error
+                    raise
             if main:
-                with whole_file(self.finished) as file:
-                    file.write(self.settings.encode())
+                self.finished.write_text(self.settings, encoding="utf-8")
 
     @rank_zero_only
     def print_closing_box(self) -> None:
         """Print the test metrics, and the commands for what comes next."""
-        scores = {**self.trainer.callback_metrics, f"best {self.best.monitor}": self.best.best_model_score}
-        rows = {name: f"{value:.4f}" for name, value in scores.items()}
-        rows["checkpoint"] = self.best.best_model_path
+        rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
         rows |= wandb_places(self.trainer.loggers[1].experiment)
-        rows["resume"] = resume_command(self.folder)
-        rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
-        rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
+        if self.best.best_model_path:
+            rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
+            rows["checkpoint"] = self.best.best_model_path
+            rows["resume"] = resume_command(self.folder)
+            rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
+            rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
 
@@ -135,7 +141,7 @@ class EpochLines(Callback):
     """A line for each epoch, where the output is no terminal but a file."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = trainer.progress_bar_metrics
+        metrics = trainer.callback_metrics
         if metrics:  # of the epoch before: its training metrics were not known any earlier
             values = [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]
             rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))

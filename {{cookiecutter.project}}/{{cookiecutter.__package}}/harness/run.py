@@ -89,7 +89,7 @@ def is_whole(checkpoint: Path) -> bool:
 
 def resume_command(run: Path) -> str:
     """Return what to type to go on with a run."""
-    return f"python {sys.argv[0]} --resume {os.path.relpath(run)}"
+    return f"python {sys.argv[0]} --resume {run}".replace(f"{Path.cwd()}{os.sep}", "")
 
 
 def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
@@ -112,11 +112,15 @@ def load(cls: type[Loadable], checkpoint: Path) -> Loadable:
     """Build a `cls` with the hyper-parameters, and if it is a model the weights, in a checkpoint."""
     try:
         return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{checkpoint} holds more than plain values, so it is not loaded") from error
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).splitlines()[:2])
-        raise UserError(f"{checkpoint} does not fit this project's {cls.__name__}: {reason}") from error
+    except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
+        raise misfit(checkpoint, error) from error
+
+
+def misfit(checkpoint: Path, error: Exception) -> UserError:
+    """Say in one line why a checkpoint cannot be loaded."""
+    if isinstance(error, pickle.UnpicklingError):
+        return UserError(f"{checkpoint} holds more than plain values, so it is not loaded")
+    return UserError(f"{checkpoint} does not fit this project: {' '.join(str(error).splitlines()[:2])}")
 
 
 def inference_trainer() -> Trainer:
