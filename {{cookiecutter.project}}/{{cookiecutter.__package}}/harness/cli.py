@@ -1,5 +1,6 @@
 """The command line of train.py: typed settings, layered files, one run."""
 
+import errno
 import os
 import pickle
 import re
@@ -118,6 +119,10 @@ class TrainCLI(LightningCLI):
                 except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
                     if self.resume_from and re.search("state.dict|Weights only", str(error)):
                         raise misfit(self.resume_from, error) from error
+                    raise
+                except OSError as error:
+                    if error.errno == errno.ENOSPC:
+                        raise UserError(f"the disk is full: make room, then {resume_command(self.folder)}") from error
                     raise
             if main:
                 self.finished.write_text(self.settings, encoding="utf-8")

@@ -22,6 +22,8 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (UserError, MisconfigurationException, ModuleNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def check_settings_file(path: Path) -> None:

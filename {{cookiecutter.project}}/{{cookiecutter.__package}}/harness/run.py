@@ -35,7 +35,7 @@ def existing_run(folder: str) -> Path:
 
 @contextmanager
 def claimed(run: Path) -> Iterator[None]:
-    """Make the run's folder and keep every other process out of it."""
+    """Make the run's folder and keep other processes out of it."""
     lock = FileLock(run / ".lock", timeout=10)  # workers of a killed process hold it for some seconds
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
@@ -43,9 +43,11 @@ def claimed(run: Path) -> Iterator[None]:
     except Timeout as error:
         raise UserError(f"another process is training {run}: wait for it, or end it") from error
     except OSError as error:
-        raise UserError(f"cannot write to {run} ({error.strerror}): set --trainer.default_root_dir") from error
-    with lock:
+        raise UserError(f"cannot write to {run}: {error.strerror}; see --trainer.default_root_dir") from error
+    try:
         yield
+    finally:
+        lock.release()
 
 
 @contextmanager
@@ -113,14 +115,15 @@ def load(cls: type[Loadable], checkpoint: Path) -> Loadable:
     try:
         return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError) as error:
-        raise misfit(checkpoint, error) from error
+        raise misfit(checkpoint, error, cls.__name__) from error
 
 
-def misfit(checkpoint: Path, error: Exception) -> UserError:
+def misfit(checkpoint: Path, error: Exception, name: str = "Model") -> UserError:
     """Say in one line why a checkpoint cannot be loaded."""
     if isinstance(error, pickle.UnpicklingError):
         return UserError(f"{checkpoint} holds more than plain values, so it is not loaded")
-    return UserError(f"{checkpoint} does not fit this project: {' '.join(str(error).splitlines()[:2])}")
+    reason = " ".join(str(error).splitlines()[:2])
+    return UserError(f"{checkpoint} does not fit this project's {name}: {reason}")
 
 
 def inference_trainer() -> Trainer:
