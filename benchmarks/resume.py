@@ -1,8 +1,8 @@
-"""What exact resume costs: `python resume.py PROJECT [REPEATS]` prints the time of a step with and without it.
+"""What exact resume costs: `python benchmarks/resume.py PROJECT [REPEATS]` times a step with and without it.
 
-A generated project's default job, with a network so narrow that it hides nothing, in turn with and without the callback
-`Resume`, on one thread. Checkpoints are counted by themselves: what they take is bounded by design. The time is the
-processor's, which other work on the machine does not lengthen.
+A generated project's default job, with a network so narrow that it hides nothing, in turn with and without
+the callback `Resume`, on one thread. Checkpoints are counted by themselves: what they take is bounded by
+design. The time is the processor's, which other work on the machine does not lengthen.
 """
 
 import os
@@ -38,7 +38,7 @@ class Clock(Callback):
 
 
 def train(resume: bool, root: str) -> tuple[float, int, float]:
-    """Train once; return microseconds a step without checkpoints, how many there were, and milliseconds for one."""
+    """Train once; return µs a step without checkpoints, how many there were, and ms for each."""
     sys.argv = ["train.py", f"--trainer.default_root_dir={root}", f"--trainer.max_epochs={EPOCHS}"]
     sys.argv += ["--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--model.width=1"]
     cli = TrainCLI(Model, DataModule, PROJECT, LINKS)

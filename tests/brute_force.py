@@ -1,7 +1,8 @@
-"""Resume a generated project's run from the checkpoint before each of its steps, and compare with the run never stopped.
+"""Resume a run from the checkpoint before each of its steps, and compare with the run never stopped.
 
-Run in the project's folder: `python brute_force.py CASE...`. Prints a line of JSON for each case: the number of
-points, and those that ended differently. All in one process, because importing Lightning takes longer than a run.
+Run in the folder of a generated project: `python brute_force.py CASE...`. Prints a line of JSON for each case:
+the number of points, and those that ended differently. All in one process, for importing Lightning takes longer
+than a run.
 """
 
 import contextlib
@@ -27,7 +28,8 @@ import train
 
 PACKAGE = train.DataModule.__module__.removesuffix(".data")
 data, model, resume, cli = (
-    importlib.import_module(f"{PACKAGE}.{name}") for name in ("data", "model", "harness.resume", "harness.cli")
+    importlib.import_module(f"{PACKAGE}.{name}")
+    for name in ("data", "model", "harness.resume", "harness.cli")
 )
 SMALL = {
     "model.width": 4,
@@ -50,7 +52,11 @@ CASES = {
     "validation_always": {"trainer.val_check_interval": 1},
     "max_steps": {"trainer.max_epochs": -1, "trainer.max_steps": 10},
     "early_stop": {"early_stopping.patience": 2, "early_stopping.min_delta": 9, "trainer.max_epochs": 9},
-    "one_batch_epochs": {"trainer.limit_train_batches": 1, "trainer.max_epochs": 5, "trainer.log_every_n_steps": 1},
+    "one_batch_epochs": {
+        "trainer.limit_train_batches": 1,
+        "trainer.max_epochs": 5,
+        "trainer.log_every_n_steps": 1,
+    },
     "average": {"trainer.callbacks": "lightning.pytorch.callbacks.EMAWeightAveraging"},
     "logged": {},
     "ordinary_loader": {},
@@ -69,7 +75,10 @@ class NoisyDataset(data.ImageDataset):
 def plateau(self):
     optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1)
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss", "strict": False}}
+    return {
+        "optimizer": optimizer,
+        "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss", "strict": False},
+    }
 
 
 class LoggingModel(model.Model):
@@ -78,7 +87,9 @@ class LoggingModel(model.Model):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         count = len(self.hparams.classes)
-        self.shared = MetricCollection([MulticlassAccuracy(count), MulticlassF1Score(count)], prefix="shared/")
+        self.shared = MetricCollection(
+            [MulticlassAccuracy(count), MulticlassF1Score(count)], prefix="shared/"
+        )
 
     def training_step(self, batch, batch_idx):
         loss = super().training_step(batch, batch_idx)

@@ -1,8 +1,8 @@
 """Kill a training run at random moments, resume it until it is done, and compare it with one never killed.
 
-`python tests/chaos.py --kills 50 [--processes 2] [--seed 0]` generates a project, prints a line for each start and
-exits with 1 if anything came out different. SIGKILL, SIGTERM or SIGINT reaches the whole process group, at any moment
-from the start of Python to the end of the test. Whatever the run's folder holds then is what the next start finds.
+`python tests/chaos.py --kills 50 [--processes 2] [--seed 0]` generates a project, prints a line for each
+start and exits with 1 if anything came out different. SIGKILL, SIGTERM or SIGINT reaches the whole process
+group, at any moment from the start of Python to the end. What is in the run's folder then, the next start finds.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_flatten
 
 JOB = "--model.width 4 --data.batch_size 16 --trainer.max_epochs 30 --trainer.limit_train_batches 6 "
 JOB += "--trainer.limit_val_batches 2 --trainer.log_every_n_steps 2 --trainer.accelerator cpu"
+
 
 def result(run: Path) -> dict:
     """Return all that must be the same however often a run was stopped."""
@@ -58,7 +59,7 @@ def start(project: Path, home: Path, command: str, **options) -> subprocess.Pope
 
 
 def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0):
-    """Yield (moment, signal, exit code, end) for each start, until `kills` of them were killed and all runs done."""
+    """Yield (moment, signal, exit code, outcome) of each start, until `kills` were killed and all is done."""
     draw = random.Random(seed)
     job = f"train.py {JOB} {flags} --trainer.default_root_dir"
     began = time.monotonic()
@@ -91,7 +92,11 @@ def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0)
                 output = end(process)
             code = process.returncode
             assert code != 1, f"{name} after {moment:.2f} s:\n{output}"
-            different = [key for key, value in result(trained(root)).items() if not equal(value, expected[key])] if code == 0 else []
+            different = (
+                [key for key, value in result(trained(root)).items() if not equal(value, expected[key])]
+                if code == 0
+                else []
+            )
             outcome = f"different: {', '.join(different)}" if different else "equal" if code == 0 else ""
             yield f"{'' if anywhere else 'training + '}{moment:.2f} s", name, code, outcome
 
@@ -127,12 +132,16 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    flags = f"--trainer.devices {arguments.processes} --trainer.strategy ddp" if arguments.processes > 1 else ""
+    flags = (
+        f"--trainer.devices {arguments.processes} --trainer.strategy ddp" if arguments.processes > 1 else ""
+    )
     different = 0
     with tempfile.TemporaryDirectory() as folder:
         project = generate(Path(folder))
         print(f"{'moment':<18} {'signal':<8} {'exit':>5}  result")
-        for moment, name, code, outcome in chaos(project, Path(folder), arguments.kills, flags, arguments.seed):
+        for moment, name, code, outcome in chaos(
+            project, Path(folder), arguments.kills, flags, arguments.seed
+        ):
             print(f"{moment:<18} {name:<8} {code:>5}  {outcome}", flush=True)
             different += outcome.startswith("different")
     sys.exit(different > 0)
@@ -143,7 +152,15 @@ def generate(folder: Path) -> Path:
     template = Path(__file__).resolve().parents[1]
     settings = folder / "cookiecutter.yaml"
     settings.write_text(f"replay_dir: {folder / 'replay'}\ncookiecutters_dir: {folder / 'templates'}\n")
-    command = [sys.executable, "-m", "cookiecutter", str(template), "--no-input", "--config-file", str(settings)]
+    command = [
+        sys.executable,
+        "-m",
+        "cookiecutter",
+        str(template),
+        "--no-input",
+        "--config-file",
+        str(settings),
+    ]
     subprocess.run([*command, "--output-dir", str(folder), "--accept-hooks", "no"], check=True)
     return folder / "my-project"
 

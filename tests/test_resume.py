@@ -55,4 +55,6 @@ def test_with_an_ordinary_loader_every_point_is_different(answers):
 
 
 def test_the_number_of_workers_changes_nothing(answers):
-    assert answers["workers"]["weights"] == answers["augmentation"]["weights"] != answers["default"]["weights"]
+    assert (
+        answers["workers"]["weights"] == answers["augmentation"]["weights"] != answers["default"]["weights"]
+    )

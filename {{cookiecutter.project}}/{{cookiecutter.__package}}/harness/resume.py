@@ -86,6 +86,8 @@ class ExactLoader(DataLoader):
         order, trainer = self.batch_sampler, self.trainer
         done = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer.training else 0
         order.epoch, order.start = trainer.current_epoch, done % len(self)
+        if hasattr(self.sampler, "set_epoch"):  # Lightning's, if there are several processes
+            self.sampler.set_epoch(order.epoch)
         for number, batch in enumerate(super().__iter__(), done):
             seed = set_seed("step", order.seed, order.epoch, number, order.rank)
             if trainer.strategy.root_device.type != "cpu":
@@ -131,15 +133,15 @@ class Resume(Callback):
         self.training, self.saving, self.signum, self.next_save = False, False, 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.run = Path(trainer.strategy.broadcast(str(self.run)))  # the id was drawn by each process
         trainer.strategy.checkpoint_io = WholeCheckpoints()
         # Called for each loader, after Lightning has divided its data among the processes.
         trainer.strategy.process_dataloader = partial(self._make_exact, trainer)
 
     def _make_exact(self, trainer: Trainer, loader):
-        if not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset):
-            return loader  # its order is its own
-        if loader.batch_sampler is None or hasattr(loader, "state_dict"):
-            return loader
+        own_order = not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
+        if own_order or loader.batch_sampler is None or hasattr(loader, "state_dict"):
+            return loader  # Lightning warns where such a run goes on within an epoch
         exact = ExactLoader(loader, trainer, self.seed)
         self.loader = exact if trainer.training else self.loader
         return exact
@@ -149,18 +151,17 @@ class Resume(Callback):
             self.resumed = checkpoint["resume"]
             trainer.should_stop = self.resumed["should_stop"]
             if (count := len(self.resumed["ranks"])) != trainer.world_size:
-                raise UserError(f"the run has {count} processes, not {trainer.world_size}: --trainer.devices")
+                raise UserError(f"the run has {count} processes, not {trainer.world_size}: set devices so")
             if trainer.is_global_zero:
                 os.truncate(self.run / "metrics.csv", self.resumed["metrics_size"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        needed = 6 * sum(p.nbytes for p in pl_module.parameters()) >> 20  # two, with both moments of Adam
-        free = shutil.disk_usage(self.run).free >> 20
-        if free < needed:
-            raise UserError(f"{free} MB are free in {self.run}, two checkpoints need {needed} MB")
         if self.resumed:
             self._restore(trainer, pl_module, **self.resumed["ranks"][trainer.global_rank])
         if trainer.is_global_zero:
+            needed = 6 * sum(p.nbytes for p in pl_module.parameters()) >> 20  # two, with both moments of Adam
+            if (free := shutil.disk_usage(self.run).free >> 20) < needed:
+                raise UserError(f"{free} MB are free in {self.run}, two checkpoints need {needed} MB")
             with whole_file(self.run / "config.yaml") as file:  # nothing can refuse these settings any more
                 file.write(self.settings.encode())
         self.training = True
@@ -170,7 +171,7 @@ class Resume(Callback):
         # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
         found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
         if len(found) == 1 and found != {batch}:
-            raise UserError(f"the data is not what it was when {self.run} stopped: give a new run --config")
+            raise UserError(f"the data is not what it was when {self.run} stopped: start a new run")
         trainer.callback_metrics.update(self.resumed["callback_metrics"])
         for name, metric in model.named_modules():
             for state, value in metrics.get(name, {}).items():
