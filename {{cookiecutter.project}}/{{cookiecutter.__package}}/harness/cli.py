@@ -7,22 +7,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
+from typing import Literal
 
 import wandb
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
 from .resume import LastCheckpoint
 from .run import existing_run, find_checkpoint, new_run
-from .tracking import MetricsFile, wandb_logger, wandb_places
+from .tracking import INIT, open_loggers, places
 
-TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
+UPLOAD = "Upload checkpoints to W&B: true at the end, all as they are saved."
+WATCH = "Histograms of the network in W&B; they are large and slow."
 
 
 class TrainCLI(LightningCLI):
@@ -48,13 +51,16 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
-        fixed = set(signature(wandb.init).parameters) - TRACKING
+        fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
+        parser.add_argument("--tracking.log_model", type=Literal["all"] | bool, default=False, help=UPLOAD)
+        parser.add_argument("--tracking.watch", type=Literal["gradients", "all"] | None, help=WATCH)
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
         for source, target in self.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
@@ -81,6 +87,8 @@ class TrainCLI(LightningCLI):
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
         self.config["trainer.default_root_dir"] = str(self.folder)
+        if isinstance(self.config.trainer.logger, Namespace):
+            self.config["trainer.logger.init_args.save_dir"] = str(self.folder)
         self.config["checkpoint.dirpath"] = str(self.folder / "checkpoints")
         self.config["checkpoint.filename"] = "best"
         self.config["checkpoint.enable_version_counter"] = False
@@ -89,7 +97,8 @@ class TrainCLI(LightningCLI):
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), LastCheckpoint(self.folder)]
+        callbacks = [progress, LearningRateMonitor(), Dashboard(), LastCheckpoint(self.folder)]
+        self.trainer_defaults["callbacks"] = callbacks
         try:
             return super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -102,8 +111,9 @@ class TrainCLI(LightningCLI):
         if self.trainer.is_global_zero:
             self.folder.mkdir(parents=True, exist_ok=self.resume_from is not None)
             (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
-        with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
-            self.trainer.loggers = [MetricsFile(self.folder), logger]
+        chosen = self.config_init.trainer.logger
+        with open_loggers(self.folder, yaml.safe_load(self.settings), chosen, self.model) as loggers:
+            self.trainer.loggers = loggers
             yield
 
     @rank_zero_only
@@ -112,7 +122,7 @@ class TrainCLI(LightningCLI):
         scores = {**self.trainer.callback_metrics, f"best {self.best.monitor}": self.best.best_model_score}
         rows = {name: f"{value:.4f}" for name, value in scores.items()}
         rows["checkpoint"] = self.best.best_model_path
-        rows |= wandb_places(self.trainer.loggers[1].experiment)
+        rows |= places(self.trainer.loggers)
         rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
         rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
         rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
