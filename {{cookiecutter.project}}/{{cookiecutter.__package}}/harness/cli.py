@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from inspect import signature
 from pathlib import Path
-from typing import Literal
 
 import wandb
 import yaml
@@ -23,9 +22,6 @@ from .errors import UserError, check_settings_file, explain
 from .resume import LastCheckpoint
 from .run import existing_run, find_checkpoint, new_run
 from .tracking import INIT, open_loggers, places
-
-UPLOAD = "Upload checkpoints to W&B: true at the end, all as they are saved."
-WATCH = "Histograms of the network in W&B; they are large and slow."
 
 
 class TrainCLI(LightningCLI):
@@ -53,8 +49,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
-        parser.add_argument("--tracking.log_model", type=Literal["all"] | bool, default=False, help=UPLOAD)
-        parser.add_argument("--tracking.watch", type=Literal["gradients", "all"] | None, help=WATCH)
+        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload the best checkpoint.")
+        parser.add_argument("--tracking.watch", type=bool, default=False, help="Log histograms of gradients.")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")

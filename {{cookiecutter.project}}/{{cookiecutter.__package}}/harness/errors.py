@@ -22,6 +22,13 @@ def one_line_errors() -> Iterator[None]:
         yield
     except (UserError, MisconfigurationException) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        if not isinstance(cause, ModuleNotFoundError):  # of a package that a chosen class needs
+            raise
+        sys.exit(f"error: {' '.join(str(cause).split())}")
 
 
 def check_settings_file(path: Path) -> None:

@@ -110,9 +110,9 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     return logger
 
 
-def _log_inputs(experiment: wandb.Run, run: Path, model: LightningModule, watch: str | None) -> None:
+def _log_inputs(experiment: wandb.Run, run: Path, model: LightningModule, watch: bool) -> None:
     experiment.config["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    experiment.watch(model, log=watch)
+    experiment.watch(model, log="gradients" if watch else None)
     experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
     experiment.log_code(str(Path(__file__).parents[1]))
     experiment.log_artifact(run / "config.yaml", name="config", type="config")
