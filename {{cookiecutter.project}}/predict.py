@@ -8,24 +8,25 @@ import torch
 from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness.errors import one_line_errors
-from {{ cookiecutter.__package }}.harness.run import find_checkpoint, inference_trainer, load, run_folder
+from {{ cookiecutter.__package }}.harness import errors, run
 from {{ cookiecutter.__package }}.model import Model
 
 
-@one_line_errors()
+@errors.one_line_errors()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("checkpoint", help="runs/<id>, or a .ckpt file")
     parser.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="files, or folders of files")
     parser.add_argument("--output", type=Path, help="CSV to write (default: in the run's folder)")
     args = parser.parse_args()
-    checkpoint = find_checkpoint(args.checkpoint)
-    model = load(Model, checkpoint)
-    inputs = load(DataModule, checkpoint).new_inputs(args.inputs)
-    batches = inference_trainer().predict(model, DataLoader(inputs, batch_size=64))
+    checkpoint = run.find_checkpoint(args.checkpoint)
+    output = args.output or run.run_folder(checkpoint) / "predictions.csv"
+    if not output.parent.is_dir():
+        raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
+    model = run.load(Model, checkpoint)
+    inputs = run.load(DataModule, checkpoint).new_inputs(args.inputs)
+    batches = run.inference_trainer().predict(model, DataLoader(inputs, batch_size=64))
     probabilities, predictions = torch.cat(batches).max(dim=1)  # (N,), (N,)
-    output = args.output or run_folder(checkpoint) / "predictions.csv"
     with output.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
         rows.writerow(["file", "prediction", "probability"])

@@ -17,7 +17,8 @@ def main() -> None:
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     with cli.tracked_run():
         trainer.fit(model, data, ckpt_path=cli.resume_from, weights_only=True)
-        trainer.test(model, data, ckpt_path=cli.best.best_model_path, weights_only=True, verbose=False)
+        best = cli.best.best_model_path or None  # where nothing was validated: the weights as they are
+        trainer.test(model, data, ckpt_path=best, weights_only=True, verbose=False)
     cli.print_closing_box()
 
 

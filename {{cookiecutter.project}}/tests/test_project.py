@@ -14,7 +14,7 @@ import evaluate
 import predict
 import train
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness.run import find_checkpoint, load
+from {{ cookiecutter.__package }}.harness import run
 from {{ cookiecutter.__package }}.model import Model
 from {{ cookiecutter.__package }}.network import Network
 
@@ -29,8 +29,8 @@ def data() -> DataModule:
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of a run that was trained on a few batches."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of a run that was trained on a few batches."""
     monkeypatch.setenv("WANDB_MODE", "offline")
     flags = ["--config", DEBUG, "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
     monkeypatch.setattr(sys, "argv", ["train.py", *flags])
@@ -76,20 +76,20 @@ def test_a_batch_at_once_equals_its_items_one_by_one(data: DataModule):
     assert all(map(torch.equal, (images, labels), next(iter(one_by_one))))
 
 
-def test_train_evaluate_predict(run: Path, data: DataModule, tmp_path: Path, monkeypatch, capsys):
-    checkpoint = find_checkpoint(str(run))
+def test_train_evaluate_predict(folder: Path, data: DataModule, tmp_path: Path, monkeypatch, capsys):
+    checkpoint = run.find_checkpoint(str(folder))
     torch.load(checkpoint, weights_only=True)
-    assert load(Model, checkpoint).hparams.classes == data.classes
-    assert (run / "metrics.csv").read_text(encoding="utf-8").startswith("step,name,value\n")
+    assert run.load(Model, checkpoint).hparams.classes == data.classes
+    assert (folder / "metrics.csv").read_text(encoding="utf-8").startswith("step,name,value\n")
 
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run)])
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(folder)])
     capsys.readouterr()
     evaluate.main()
     assert "test/acc" in capsys.readouterr().out
 
     Image.fromarray(data.test_set.images[0, 0].numpy()).save(tmp_path / "new.png")
-    monkeypatch.setattr(sys, "argv", ["predict.py", str(run), str(tmp_path / "new.png")])
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(folder), str(tmp_path / "new.png")])
     predict.main()
-    with (run / "predictions.csv").open(encoding="utf-8") as file:
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["prediction"] in data.classes for row in rows] == [True]

@@ -113,14 +113,17 @@ class DataModule(LightningDataModule):
 
     def _loader(self, dataset: Dataset, **options) -> DataLoader:
         workers = self.hparams.num_workers
-        return DataLoader(
-            dataset,
-            batch_size=self.hparams.batch_size,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            collate_fn=already_a_batch,
-            **options,
-        )
+        try:
+            return DataLoader(
+                dataset,
+                batch_size=self.hparams.batch_size,
+                num_workers=workers,
+                persistent_workers=workers > 0,
+                collate_fn=already_a_batch,
+                **options,
+            )
+        except ValueError as error:
+            raise UserError(f"the settings of data do not fit together: {error}") from error
 
     def test_example(self, index: int) -> Image.Image:
         """Return an input of the test set to look at, in W&B's table and in overview.png."""

@@ -70,7 +70,7 @@ class Model(LightningModule):
 
     # Metrics are logged once an epoch: logging at each step would cost more than a small network's step.
     def on_train_epoch_end(self) -> None:
-        self.log_dict(self.train_metrics, prog_bar=True)
+        self.log_dict(self.train_metrics)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict(self.val_metrics, prog_bar=True)

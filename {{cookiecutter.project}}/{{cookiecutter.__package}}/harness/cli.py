@@ -49,7 +49,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
-        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload the best checkpoint.")
+        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
         parser.add_argument("--tracking.watch", type=bool, default=False, help="Log histograms of gradients.")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -115,13 +115,14 @@ class TrainCLI(LightningCLI):
     @rank_zero_only
     def print_closing_box(self) -> None:
         """Print the test metrics, and the commands for what comes next."""
-        scores = {**self.trainer.callback_metrics, f"best {self.best.monitor}": self.best.best_model_score}
-        rows = {name: f"{value:.4f}" for name, value in scores.items()}
-        rows["checkpoint"] = self.best.best_model_path
+        rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
         rows |= places(self.trainer.loggers)
-        rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
-        rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
-        rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
+        if self.best.best_model_path:
+            rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
+            rows["checkpoint"] = self.best.best_model_path
+            rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
+            rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
+            rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
 
@@ -130,7 +131,7 @@ class EpochLines(Callback):
     """A line for each epoch, where the output is no terminal but a file."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = trainer.progress_bar_metrics
+        metrics = trainer.callback_metrics
         if metrics:  # of the epoch before: its training metrics were not known any earlier
             values = [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]
             rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))

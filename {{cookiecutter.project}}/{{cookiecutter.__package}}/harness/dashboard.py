@@ -8,33 +8,34 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.data import extract_batch_size
 from PIL.Image import Image
+from torch.nn.utils import get_total_norm
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
 class Dashboard(Callback):
     """Log speed and gradient norm and, in W&B, confusions and the most confident mistakes of the test.
 
-    Those need a `test_step` that returns `probabilities` (B, num_classes) and `target` (B,), and a data
-    module with `classes` and `test_example(index)`.
+    For the latter `test_step` returns `probabilities` (B, num_classes) and `target` (B,), and the data module
+    has `classes` and `test_example(index)`.
     """
 
     def on_train_epoch_start(self, *_) -> None:
-        self.start, self.samples = time.perf_counter(), 0
+        self.start, self.samples, self.grad_norm = time.perf_counter(), 0, None
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
         if trainer._logger_connector.should_update_logs:
-            gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
-            pl_module.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+            self.grad_norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, _) -> None:
-        if trainer._logger_connector.should_update_logs:
-            pl_module.log("train/loss_step", outputs["loss"])
+        if self.grad_norm is not None:
+            _log(trainer, {"train/loss_step": outputs["loss"].item(), "train/grad_norm": self.grad_norm.item()})
+            self.grad_norm = None
         self.samples += extract_batch_size(batch) * trainer.world_size
         self.end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         speed = {"time/samples_per_second": self.samples / (self.end - self.start)}
-        pl_module.log_dict(speed | {"time/epoch_seconds": time.perf_counter() - self.start}, sync_dist=True)
+        _log(trainer, speed | {"time/epoch_seconds": time.perf_counter() - self.start})
 
     def on_test_start(self, *_) -> None:
         self.outputs = []
@@ -50,6 +51,11 @@ class Dashboard(Callback):
             columns = [column.transpose(0, 1).flatten(0, 1)[:count] for column in columns]
         if columns and isinstance(trainer.logger, WandbLogger) and trainer.is_global_zero:
             _show_test(trainer, *(column.cpu() for column in columns))
+
+
+def _log(trainer: Trainer, values: dict) -> None:
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step=trainer.global_step - 1)  # as Lightning counts
 
 
 def _show_test(trainer: Trainer, probabilities: torch.Tensor, target: torch.Tensor) -> None:

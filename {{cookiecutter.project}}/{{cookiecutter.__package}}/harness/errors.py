@@ -20,7 +20,7 @@ def one_line_errors() -> Iterator[None]:
     """Exit with status 1 and one line on standard error if a user can put the mistake right."""
     try:
         yield
-    except (UserError, MisconfigurationException) as error:
+    except (UserError, MisconfigurationException, ModuleNotFoundError) as error:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except ValueError as error:
         cause: BaseException = error

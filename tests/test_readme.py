@@ -1,0 +1,57 @@
+"""Every command in both READMEs is run here or in another test, or listed with the reason why it is not."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import TEMPLATE
+from PIL import Image
+from project import TINY, run, run_many
+
+pytestmark = pytest.mark.slow
+
+# Command, and where it is run or why it cannot be.
+ELSEWHERE = {
+    "make demo": "by the CI workflow",
+    "make test": "it runs this",
+    "pip install cookiecutter": "needs the registry",
+    "cookiecutter <address or folder of this repository>": "by test_answers.py",
+    "cd my-project": "a change of folder",
+    "python -m venv .venv && . .venv/bin/activate": "by the Makefile",
+    "pip install -r requirements.txt": "by the Makefile",
+    "python train.py": "by test_training.py",
+}
+
+
+def commands(readme: Path) -> list[str]:
+    """Return the lines of the bash blocks, without their comments."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
+    return [line for line in lines if line]
+
+
+def test_commands_of_this_repository():
+    found = commands(TEMPLATE / "README.md")
+    assert found
+    assert set(found) <= set(ELSEWHERE)
+
+
+def test_commands_of_the_generated_project(bake, tmp_path):
+    project = bake(accept_hooks=False)
+    trained = run(project, f"train.py {TINY}", home=tmp_path)
+    assert trained.code == 0, trained.err
+    (folder,) = (project / "runs").iterdir()
+    (project / "folder_of_images").mkdir()
+    for path in ("image.png", "folder_of_images/another.png"):
+        Image.new("L", (20, 30)).save(project / path)
+
+    found = [line for line in commands(project / "README.md") if line not in ELSEWHERE]
+    assert len(found) >= 8
+    assert all(line.startswith("python ") for line in found)
+    ready = [line.removeprefix("python ").replace("<id>", folder.name) for line in found]
+    alone = [line for line in ready if "ddp" in line or "--resume" in line]
+    together = [line for line in ready if line not in alone]
+    quick = [f"{line} {TINY}" if line.startswith("train.py") else line for line in together]
+    done = dict(zip(quick, run_many(project, quick, home=tmp_path), strict=True))
+    done |= {line: run(project, f"{line} {TINY}", home=tmp_path, network=True) for line in alone}
+    assert {line: result.err for line, result in done.items() if result.code != 0} == {}

@@ -1,0 +1,217 @@
+"""The default job, for real: no network, no account, no terminal, standard input closed."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from project import TINY, environment, run, run_many
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def project(bake) -> Path:
+    return bake()
+
+
+@pytest.fixture(scope="module")
+def trained(project, home):
+    """Train the default project; return the finished process."""
+    done = run(project, "train.py", home=home, threads=2)
+    assert done.code == 0, done.err
+    return done
+
+
+@pytest.fixture(scope="module")
+def folder(trained, project) -> Path:
+    """Return the folder of the run that `trained` made."""
+    (folder,) = (project / "runs").iterdir()
+    return folder
+
+
+def logged(folder: Path) -> dict[str, float]:
+    """Return the last value of each metric."""
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return {row["name"]: float(row["value"]) for row in csv.DictReader(file)}
+
+
+def test_the_model_is_good(trained, folder):
+    assert logged(folder)["test/acc"] >= 0.985
+    shown = float(re.search(r"^test/acc +(\S+)$", trained.out, re.MULTILINE).group(1))
+    assert shown == pytest.approx(logged(folder)["test/acc"], abs=5e-5)
+
+
+def test_output_says_what_happened_and_what_comes_next(trained, folder):
+    run_id = folder.name
+    for line in (
+        "W&B is offline: not logged in",
+        f"checkpoint     runs/{run_id}/checkpoints/best.ckpt",
+        f"charts         wandb leet runs/{run_id}/wandb",
+        f"resume         python train.py --resume runs/{run_id}",
+        f"evaluate       python evaluate.py runs/{run_id}",
+        f"predict        python predict.py runs/{run_id} INPUT...",
+    ):
+        assert line in trained.out
+    assert re.search(rf"^upload +wandb sync runs/{run_id}/wandb/offline-run\S+$", trained.out, re.MULTILINE)
+    assert "Trainable params" in trained.out + trained.err
+    assert len(re.findall(r"^epoch \d+ .*train/acc.*val/loss", trained.err, re.MULTILINE)) == 20
+
+
+def test_output_has_no_warning(trained):
+    warned = [line for line in trained.err.splitlines() if "Warning" in line]
+    expected = ("LeafSpec", "JsonargparseDeprecationWarning")  # lightning 2.6 on newer torch and jsonargparse
+    assert [line for line in warned if not any(word in line for word in expected)] == []
+
+
+def test_a_run_is_one_folder(folder, project, home):
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.yaml", "checkpoints", "metrics.csv", "wandb"}
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    status = subprocess.run(
+        ["git", "status", "--porcelain", "--ignored"], cwd=project, capture_output=True, text=True, check=True
+    )
+    changed = {line.split(maxsplit=1)[1] for line in status.stdout.splitlines()}
+    assert {path for path in changed if "__pycache__" not in path} == {"runs/"}
+    outside = [path for path in home.rglob("*") if path.is_file() and "wandb" not in path.parts]
+    assert outside == []
+
+
+def test_everything_is_logged_once_an_epoch(folder):
+    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
+    assert rows[0] == ["step", "name", "value"]
+    counts = {name: sum(row[1] == name for row in rows) for _, name, _ in rows[1:]}
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert counts[name] == 20
+    assert counts["test/loss"] == counts["test/acc"] == 1
+    assert counts["lr-AdamW"] == 380 // 10
+
+
+def test_wandb_has_the_metrics_and_the_whole_config_once(folder, home):
+    (offline,) = (folder / "wandb").glob("offline-run-*")
+    inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(offline)]
+    done = subprocess.run(inspect, capture_output=True, text=True, env=environment(home), timeout=60)
+    recorded = json.loads(done.stdout)
+    assert recorded["config"] == yaml.safe_load((folder / "config.yaml").read_text())
+    metrics = logged(folder)
+    assert {name: recorded["summary"][name] for name in metrics} == pytest.approx(metrics)
+
+
+def test_checkpoint_loads_with_nothing_else_at_hand(folder, project, home, tmp_path):
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(folder / "checkpoints" / name, weights_only=True)
+        assert checkpoint["hyper_parameters"]["width"] == 32
+    script = tmp_path / "load.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(project)!r})\n"
+        "from my_project.model import Model\n"
+        f"model = Model.load_from_checkpoint({str(folder / 'checkpoints' / 'best.ckpt')!r})\n"
+        "print(model.hparams.classes)\n"
+    )
+    done = run(tmp_path, str(script), home=home)
+    assert done.out == f"{[str(digit) for digit in range(10)]}\n", done.err
+
+
+def test_evaluate_and_predict_agree_with_training(folder, project, home, tmp_path):
+    """Written as PNG files, the test images get the accuracy that training logged."""
+    images = tmp_path / "images"
+    images.mkdir()
+    script = tmp_path / "write.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(project)!r})\n"
+        "from PIL import Image\n"
+        "from my_project.data import DataModule\n"
+        "data = DataModule()\n"
+        "data.setup('test')\n"
+        "for i, (image, label) in enumerate(data.test_set):\n"
+        f"    Image.fromarray(image[0].numpy()).save(f'{images}/{{i}}-{{label}}.png')\n"
+    )
+    run_id = f"runs/{folder.name}"
+    written, evaluated, predicted, to_file = run_many(
+        project,
+        [
+            str(script),
+            f"evaluate.py {run_id}",
+            f"predict.py {run_id} {images}",
+            f"predict.py {run_id}/checkpoints/last.ckpt {images} --output {tmp_path / 'last.csv'}",
+        ],
+        home=home,
+    )
+    assert [done.code for done in (written, evaluated, predicted, to_file)] == [0] * 4, predicted.err
+    accuracy = logged(folder)["test/acc"]
+    assert str(accuracy)[:8] in evaluated.out
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 360
+    assert rows[0].keys() == {"file", "prediction", "probability"}
+    right = sum(Path(row["file"]).stem.endswith(f"-{row['prediction']}") for row in rows)
+    assert right / len(rows) == pytest.approx(accuracy)
+    assert all(0 < float(row["probability"]) <= 1 for row in rows)
+    assert len((tmp_path / "last.csv").read_text().splitlines()) == 361
+
+
+def test_predict_refuses_what_it_cannot_read(folder, project, home):
+    (project / "runs" / "note.txt").write_text("no image")
+    (project / "runs" / "none").mkdir()
+    run_id = f"runs/{folder.name}"
+    commands = [
+        f"predict.py {run_id} runs/{name} --output out.csv" for name in ("note.txt", "none", "nowhere")
+    ]
+    for done in run_many(project, commands, home=home):
+        assert done.code == 1
+        assert done.err.splitlines()[-1].startswith("error: runs/")
+        assert "Traceback" not in done.err
+    assert not (project / "out.csv").exists()
+
+
+def test_checkpoint_of_another_network_is_named(folder, bake, home):
+    other = bake(accept_hooks=False)
+    network = other / "my_project" / "network.py"
+    network.write_text(
+        network.read_text().replace("nn.Linear(2 * width, num_classes)", "nn.Linear(2 * width, 7)")
+    )
+    checkpoint = folder / "checkpoints" / "best.ckpt"
+    done = run(other, f"evaluate.py {checkpoint}", home=home)
+    assert done.code == 1
+    assert done.err.splitlines()[-1].startswith(f"error: {checkpoint} does not fit this project's Model")
+    assert "Traceback" not in done.err
+
+
+def test_settings_of_a_run_repeat_it(folder, project, home):
+    done = run(project, f"train.py --config runs/{folder.name}/config.yaml", home=home, threads=2)
+    assert done.code == 0, done.err
+    again = max((project / "runs").glob("2*"))
+    assert again != folder
+    assert (again / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
+    assert (again / "config.yaml").read_bytes() == (folder / "config.yaml").read_bytes()
+
+
+def test_own_tests_of_the_project_pass(project, home):
+    done = run(project, "-m pytest -q -p no:cacheprovider", home=home)
+    assert done.code == 0, done.out
+    assert re.search(r"\d+ passed", done.out)
+    assert "skipped" not in done.out
+
+
+def test_resume_goes_on_in_the_same_folder(bake, home):
+    project = bake(accept_hooks=False)
+    first = run(project, f"train.py {TINY}", home=home)
+    (folder,) = (project / "runs").iterdir()
+    assert first.code == 0, first.err
+    done = run(project, f"train.py --resume runs/{folder.name} --trainer.max_epochs 2", home=home)
+    assert done.code == 0, done.err
+    assert list((project / "runs").iterdir()) == [folder]
+    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert logged(folder)["epoch"] == 2
+    ids = {path.name.removesuffix(".wandb").split("run-")[-1] for path in (folder / "wandb").rglob("*.wandb")}
+    assert ids == {folder.name}
