@@ -13,22 +13,21 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 
 class Dashboard(Callback):
-    """Log speed and gradient norm and, in W&B, confusions and the most confident mistakes of the test.
-
-    For the latter `test_step` returns `probabilities` (B, num_classes) and `target` (B,), and the data module
-    has `classes` and `test_example(index)`.
-    """
+    """Log speed and gradient norm and, in W&B, confusions and the most confident mistakes of the test, if
+    `test_step` returns `probabilities` (B, num_classes) and `target` (B,)."""
 
     def on_train_epoch_start(self, *_) -> None:
         self.start, self.samples, self.grad_norm = time.perf_counter(), 0, None
+
+    on_train_start = on_train_epoch_start  # a resumed epoch does not start again
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
         if trainer._logger_connector.should_update_logs:
             self.grad_norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, _) -> None:
-        if self.grad_norm is not None:
-            _log(trainer, {"train/loss_step": outputs["loss"].item(), "train/grad_norm": self.grad_norm.item()})
+        if (norm := self.grad_norm) is not None:
+            _log(trainer, {"train/loss_step": outputs["loss"].item(), "train/grad_norm": norm.item()})
             self.grad_norm = None
         self.samples += extract_batch_size(batch) * trainer.world_size
         self.end = time.perf_counter()
@@ -61,19 +60,17 @@ def _log(trainer: Trainer, values: dict) -> None:
 def _show_test(trainer: Trainer, probabilities: torch.Tensor, target: torch.Tensor) -> None:
     data, classes = trainer.datamodule, trainer.datamodule.classes
     confidence, prediction = probabilities.float().max(dim=1)
-    mistakes_first = torch.where(prediction != target, confidence, -confidence).argsort(descending=True)
-    examples = []
-    for i in mistakes_first[:50].tolist():
-        example = data.test_example(i)
-        media = wandb.Image(example) if isinstance(example, Image) else example
-        examples.append([media, classes[target[i]], classes[prediction[i]], confidence[i].item()])
+    mistakes_first = torch.where(prediction != target, confidence, -confidence).argsort(descending=True)[:50]
+    media = [wandb.Image(x) if isinstance(x, Image) else x for x in map(data.test_example, mistakes_first.tolist())]
+    names = [[classes[i] for i in column[mistakes_first]] for column in (target, prediction)]
+    examples = zip(media, *names, confidence[mistakes_first].tolist(), strict=True)
     matrix = multiclass_confusion_matrix(prediction, target, len(classes))
-    share = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
-    scores = zip(classes, *share.tolist(), matrix.sum(dim=1).tolist(), strict=True)
-    confusions = {"y_true": target.tolist(), "preds": prediction.tolist(), "class_names": classes}
+    shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
+    scores = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)
+    labels = target.tolist(), prediction.tolist()
     charts = {
-        "test/confusion_matrix": wandb.plot.confusion_matrix(**confusions),
-        "test/classes": wandb.Table(["class", "precision", "recall", "examples"], list(map(list, scores))),
-        "test/examples": wandb.Table(["example", "target", "prediction", "confidence"], examples),
+        "test/confusion_matrix": wandb.plot.confusion_matrix(None, *labels, classes),
+        "test/classes": wandb.Table(["class", "precision", "recall", "examples"], list(scores)),
+        "test/examples": wandb.Table(["example", "target", "prediction", "confidence"], list(examples)),
     }
     trainer.logger.log_metrics(charts, trainer.global_step)
