@@ -54,6 +54,7 @@ class WandbServer(ThreadingHTTPServer):
         self.dies_after = dies_after
         self.dead = False
         self.runs: dict[str, Run] = defaultdict(Run)
+        self.artifacts: dict[str, bytes] = {}
         self.sweeps: dict[str, str] = {}
         self.commands: list[dict] = []
         self.operations: list[str] = []
@@ -130,7 +131,7 @@ class WandbServer(ThreadingHTTPServer):
             case "CreateAgent":
                 return {"createAgent": {"agent": {"id": "agent"}}}
             case "Heartbeat":
-                busy = "running" in json.loads(given["runState"]).values()
+                busy = any(json.loads(given["runState"]).values())
                 commands = [] if busy else [self.commands.pop(0) if self.commands else {"type": "exit"}]
                 return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
         return {}
@@ -139,29 +140,41 @@ class WandbServer(ThreadingHTTPServer):
         if name not in self.runs:
             return None
         run = self.runs[name]
-        counts = {
-            f"{key}LineCount": len(run.lines[file])
-            for key, file in {"history": "wandb-history.jsonl", "events": "wandb-events.jsonl", "log": "output.log"}.items()
+        return {
+            "name": name,
+            "displayName": run.settings["displayName"],
+            "tags": [],
+            "config": run.settings["config"],
+            "wandbConfig": '{"t": 1}',
+            "summaryMetrics": json.dumps(run.summary),
+            "historyLineCount": len(run.history),
+            "historyTail": json.dumps([json.dumps(line) for line in run.history[-1:]]),
+            "eventsLineCount": len(run.lines["wandb-events.jsonl"]),
+            "eventsTail": "[]",
+            "logLineCount": len(run.lines["output.log"]),
         }
-        tails = {"historyTail": json.dumps([json.dumps(line) for line in run.history[-1:]]), "eventsTail": "[]"}
-        known = {"name": name, "displayName": run.settings.get("displayName"), "tags": []}
-        return {**known, **counts, **tails, "summaryMetrics": json.dumps(run.summary), "config": run.settings["config"], "wandbConfig": '{"t": 1}'}
 
     def _upload(self, given: dict, name: str) -> str:
         return f"{self.url}/upload/{given['run']}/{name}"
 
     def _artifact_file(self, spec: dict) -> dict:
-        file = {"id": "f", "name": spec["name"], "displayName": spec["name"], "uploadHeaders": []}
-        return {**file, "uploadUrl": f"{self.url}/upload/artifact/{spec['name']}", "storagePath": "x", "artifact": {"id": "a"}}
+        name = spec["name"]
+        file = {"id": "f", "name": name, "displayName": name, "storagePath": name, "uploadHeaders": []}
+        return {**file, "uploadUrl": f"{self.url}/upload/artifact/{name}", "artifact": {"id": "a"}}
 
     def _grid(self, sweep: str) -> list[dict]:
-        """Return a command for each point of a grid, of the first two values of each parameter's list."""
+        """Return a command for each point of the grid that the sweep's parameters span."""
         config = yaml.safe_load(self.sweeps[sweep])
-        lists = [[{"value": v} for v in p.get("values", [p.get("value")])] for p in config["parameters"].values()]
-        points = [dict(zip(config["parameters"], point, strict=True)) for point in itertools.product(*lists)]
+        names, parameters = zip(*config["parameters"].items(), strict=True)
+        points = itertools.product(*(each.get("values", [each.get("value")]) for each in parameters))
+        command = {"type": "run", "program": config["program"]}
         return [
-            {"type": "run", "run_id": f"{sweep}run{n}", "program": config["program"], "args": args}
-            for n, args in enumerate(points)
+            {
+                **command,
+                "run_id": f"{sweep}run{n}",
+                "args": {k: {"value": v} for k, v in zip(names, point, strict=True)},
+            }
+            for n, point in enumerate(points)
         ]
 
 
@@ -193,7 +206,8 @@ class _Handler(BaseHTTPRequestHandler):
         if parts[-1] == "file_stream":
             self.server.stream(self.server.runs[parts[-2]], json.loads(body))
         elif parts[0] == "upload":
-            self.server.runs[parts[1]].files["/".join(parts[2:])] = body
+            owner = self.server.artifacts if parts[1] == "artifact" else self.server.runs[parts[1]].files
+            owner["/".join(parts[2:])] = body
         return self._reply(200, {})
 
     do_GET = do_POST = do_PUT = _handle

@@ -60,10 +60,10 @@ def _log(trainer: Trainer, values: dict) -> None:
 def _show_test(trainer: Trainer, probabilities: torch.Tensor, target: torch.Tensor) -> None:
     data, classes = trainer.datamodule, trainer.datamodule.classes
     confidence, prediction = probabilities.float().max(dim=1)
-    mistakes_first = torch.where(prediction != target, confidence, -confidence).argsort(descending=True)[:50]
-    media = [wandb.Image(x) if isinstance(x, Image) else x for x in map(data.test_example, mistakes_first.tolist())]
-    names = [[classes[i] for i in column[mistakes_first]] for column in (target, prediction)]
-    examples = zip(media, *names, confidence[mistakes_first].tolist(), strict=True)
+    worst = torch.where(prediction != target, confidence, -confidence).argsort(descending=True)[:50]
+    media = [wandb.Image(x) if isinstance(x, Image) else x for x in map(data.test_example, worst.tolist())]
+    names = [[classes[i] for i in column[worst]] for column in (target, prediction)]
+    examples = zip(media, *names, confidence[worst].tolist(), strict=True)
     matrix = multiclass_confusion_matrix(prediction, target, len(classes))
     shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
     scores = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)

@@ -16,7 +16,7 @@ STEP = "trainer/global_step"  # WandbLogger logs it with everything
 
 
 class MetricsFile(Logger):
-    """Append each logged value to the run's `metrics.csv`, a row each: step, name, value."""
+    """Append each value, but no times, so that equal runs have equal files, to the run's `metrics.csv`."""
 
     name = version = None
 
@@ -27,7 +27,7 @@ class MetricsFile(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
         header = [] if self.path.exists() else [["step", "name", "value"]]
-        rows = [[step, name, value] for name, value in metrics.items()]
+        rows = [[step, name, value] for name, value in metrics.items() if not name.startswith("time/")]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows(header + rows)
 
@@ -126,9 +126,9 @@ def places(loggers: list[Logger]) -> dict[str, str]:
             rows["metrics"] = str(logger.path)
         elif not isinstance(logger, RunLogger):
             rows[type(logger).__name__] = str(logger.log_dir)
-        elif not logger.experiment.disabled:
-            folder = Path(logger.experiment.settings.sync_dir).parent
-            rows["charts"] = f"wandb leet {folder}" if logger.experiment.offline else logger.experiment.url
+        elif not (experiment := logger.experiment).disabled:
+            folder = Path(experiment.settings.sync_dir).parent
+            rows["charts"] = f"wandb leet {folder}" if experiment.offline else experiment.url
             if not logger.uploaded:
-                rows["upload"] = f"wandb sync --include-online {folder}"
+                rows["upload"] = f"wandb sync {folder}{'' if experiment.offline else ' --include-online'}"
     return rows
