@@ -17,7 +17,6 @@ class Run:
 
     settings: dict = field(default_factory=dict)
     lines: dict[str, dict[int, str]] = field(default_factory=lambda: defaultdict(dict))
-    rewritten: list[str] = field(default_factory=list)
     exit_codes: list[int] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     alerts: list[dict] = field(default_factory=list)
@@ -29,7 +28,9 @@ class Run:
 
     @property
     def history(self) -> list[dict]:
-        return [json.loads(line) for _, line in sorted(self.lines["wandb-history.jsonl"].items())]
+        """Return a line for each `_step`: `wandb sync` sends those of a broken run once more."""
+        lines = map(json.loads, self.lines["wandb-history.jsonl"].values())
+        return sorted({line["_step"]: line for line in lines}.values(), key=lambda line: line["_step"])
 
     @property
     def summary(self) -> dict:
@@ -74,9 +75,6 @@ class WandbServer(ThreadingHTTPServer):
         """Keep the lines of a run's files; each comes with its number, so that a retry is no duplicate."""
         for name, part in body.get("files", {}).items():
             for number, line in enumerate(part["content"], start=part["offset"]):
-                old = run.lines[name].get(number, line)
-                if old != line and name == "wandb-history.jsonl":
-                    run.rewritten.append(old)
                 run.lines[name][number] = line
         if body.get("complete"):
             run.exit_codes.append(body["exitcode"])
@@ -147,7 +145,7 @@ class WandbServer(ThreadingHTTPServer):
             "config": run.settings["config"],
             "wandbConfig": '{"t": 1}',
             "summaryMetrics": json.dumps(run.summary),
-            "historyLineCount": len(run.history),
+            "historyLineCount": len(run.lines["wandb-history.jsonl"]),
             "historyTail": json.dumps([json.dumps(line) for line in run.history[-1:]]),
             "eventsLineCount": len(run.lines["wandb-events.jsonl"]),
             "eventsTail": "[]",

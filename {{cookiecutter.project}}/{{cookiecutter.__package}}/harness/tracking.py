@@ -97,7 +97,7 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     fixed = {"id": run.name, "dir": run, "config": config, "mode": mode, "resume": "allow"}
     # Seconds. The last is the history that a kill can lose; only checkpoints may take long to upload.
     waits = {"init_timeout": 30, "finish_timeout": 3600 if log_model else 25, "finish_timeout_raises": True}
-    waits |= {"x_file_transfer_retry_max": 3, "x_transaction_log_flush_interval": 1.0}
+    waits |= {"x_file_transfer_retry_max": 3, "x_transaction_log_flush_interval": 0.2}
     settings = wandb.Settings(silent=True, save_code=True, **waits)
     experiment = wandb.init(**{"name": run.name} | chosen | fixed, settings=settings)
     experiment.define_metric(STEP)
@@ -112,7 +112,7 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
 
 def _log_inputs(experiment: wandb.Run, run: Path, model: LightningModule, watch: bool) -> None:
     experiment.config["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    experiment.watch(model, log="gradients" if watch else None)
+    experiment.watch(model, log="gradients" if watch else None, log_freq=50)
     experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
     experiment.log_code(str(Path(__file__).parents[1]))
     experiment.log_artifact(run / "config.yaml", name="config", type="config")
