@@ -20,6 +20,7 @@ ELSEWHERE = {
     "python -m venv .venv && . .venv/bin/activate": "by the Makefile",
     "pip install -r requirements.txt": "by the Makefile",
     "python train.py": "by test_training.py",
+    "wandb sweep sweep.yaml": "by test_tracking.py",
 }
 
 

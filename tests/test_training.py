@@ -63,7 +63,7 @@ def test_output_says_what_happened_and_what_comes_next(trained, folder):
         f"predict        python predict.py runs/{run_id} INPUT...",
     ):
         assert line in trained.out
-    assert re.search(rf"^upload +wandb sync runs/{run_id}/wandb/offline-run\S+$", trained.out, re.MULTILINE)
+    assert f"upload         wandb sync runs/{run_id}/wandb\n" in trained.out
     assert "Trainable params" in trained.out + trained.err
     assert len(re.findall(r"^epoch \d+ .*train/acc.*val/loss", trained.err, re.MULTILINE)) == 20
 

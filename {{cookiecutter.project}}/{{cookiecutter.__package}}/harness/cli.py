@@ -13,19 +13,18 @@ from pathlib import Path
 
 import wandb
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
 from .resume import Resume
 from .run import claimed, existing_run, misfit, new_run, newest_checkpoint, resume_command
-from .tracking import MetricsFile, wandb_logger, wandb_places
-
-TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
+from .tracking import INIT, open_loggers, places
 
 
 class TrainCLI(LightningCLI):
@@ -51,13 +50,16 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
-        fixed = set(signature(wandb.init).parameters) - TRACKING
+        fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
+        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
+        parser.add_argument("--tracking.watch", type=bool, default=False, help="Log histograms of gradients.")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
         for source, target in self.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
@@ -88,6 +90,8 @@ class TrainCLI(LightningCLI):
             sys.exit()
         self.resume_from = newest_checkpoint(self.folder) if resume else None
         self.config["trainer.default_root_dir"] = str(self.folder)
+        if isinstance(self.config.trainer.logger, Namespace):
+            self.config["trainer.logger.init_args.save_dir"] = str(self.folder)
         self.config["checkpoint.dirpath"] = str(self.folder / "checkpoints")
         self.config["checkpoint.filename"] = "best"
         self.config["checkpoint.enable_version_counter"] = False
@@ -96,7 +100,7 @@ class TrainCLI(LightningCLI):
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor()]
+        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), Dashboard()]
         try:
             trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -107,13 +111,14 @@ class TrainCLI(LightningCLI):
 
     @contextmanager
     def tracked_run(self) -> Iterator[None]:
-        """Keep other processes out of the run's folder, and log to it and to W&B."""
+        """Keep other processes out of the run's folder, and log to it and to W&B or what was chosen."""
         main = self.trainer.is_global_zero
         with claimed(self.folder) if main else nullcontext():
             if main and not self.resume_from:
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
-            with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
-                self.trainer.loggers = [MetricsFile(self.folder), logger]
+            chosen = self.config_init.trainer.logger
+            with open_loggers(self.folder, yaml.safe_load(self.settings), chosen, self.model) as loggers:
+                self.trainer.loggers = loggers
                 try:
                     yield
                 except (pickle.UnpicklingError, RuntimeError, ValueError) as error:
@@ -131,7 +136,7 @@ class TrainCLI(LightningCLI):
     def print_closing_box(self) -> None:
         """Print the test metrics, and the commands for what comes next."""
         rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
-        rows |= wandb_places(self.trainer.loggers[1].experiment)
+        rows |= places(self.trainer.loggers)
         if self.best.best_model_path:
             rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
             rows["checkpoint"] = self.best.best_model_path

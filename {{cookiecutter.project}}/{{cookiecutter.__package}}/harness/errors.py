@@ -24,6 +24,13 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(f"error: {' '.join(str(error).split())}")
     except KeyboardInterrupt:
         sys.exit(130)
+    except ValueError as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        if not isinstance(cause, ModuleNotFoundError):  # of a package that a chosen class needs
+            raise
+        sys.exit(f"error: {' '.join(str(cause).split())}")
 
 
 def check_settings_file(path: Path) -> None:
@@ -39,34 +46,29 @@ def check_settings_file(path: Path) -> None:
 
 def explain(message: str, known: list[str], flags: list[str], files: list[Path]) -> str:
     """Turn jsonargparse's message about a setting into one line, with the file and line that set it."""
-    if flag := re.match(r"unrecognized arguments: (-*)([^\s=]+)", message):
-        dashes, key = flag.groups()
-        return f"unknown setting {dashes}{key}; {_suggestion(key, known, dashes)}"
-    if option := re.match(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'", message):
-        key = ".".join(filter(None, option.groups()))
-        return f"unknown setting {key}{_place(key, flags, files)}; {_suggestion(key, known)}"
+    flag = r"unrecognized arguments: (-*)([^\s=]+)"
+    option = r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'"
+    if unknown := re.match(f"{flag}|{option}", message):
+        dashes, key, group, name = unknown.groups(default="")
+        key = key or f"{group}.{name}".lstrip(".")
+        same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
+        similar = same_name[:3] or difflib.get_close_matches(key, known, n=1)
+        meant = " or ".join(dashes + other for other in similar)
+        hint = f"did you mean {meant}?" if meant else "python train.py --help lists all settings"
+        return f"unknown setting {dashes}{key}{_place(key, flags, files)}; {hint}"
     if value := re.match(r'Parser key "(.+?)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
         key, given = value.groups()
-        reasons = re.findall(r"Problem with given class_path (.*?:\s+.*)", message)
-        kinds = re.findall(r"Expected an? (?!path)(.+?)(?:\. Got|$)", message, re.MULTILINE)
-        kinds = [re.sub(r"<class '(?:.*\.)?(\w+)'>|dot import path string.*", r"\1", kind) for kind in kinds]
-        kinds = [kind.replace("NoneType", "null") or "the name of a Lightning class" for kind in kinds]
-        reason = reasons[0] if reasons else f"expected {' or '.join(dict.fromkeys(kinds))}"
+        missing = re.findall(r"Problem with given class_path (.*?:\s+.*)", message)
+        kinds = re.findall(r"Expected an? (?:<class '(?:.*\.)?)?(?!path)(.+?)(?:'>)?(?:\. Got|$)", message, re.M)
+        allowed = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
+        reason = missing[0] if missing else f"expected {allowed}"
         return f"{key}{_place(key, flags, files)}: {given} is not allowed; {reason}"
     return message
 
 
-def _suggestion(key: str, known: list[str], dashes: str = "") -> str:
-    same_name = [other for other in known if other.split(".")[-1] == key.split(".")[-1]]
-    similar = same_name or difflib.get_close_matches(key, known, n=1)
-    choice = " or ".join(dashes + other for other in similar[:3])
-    return f"did you mean {choice}?" if choice else "python train.py --help lists all settings"
-
-
 def _place(key: str, flags: list[str], files: list[Path]) -> str:
-    if any(flag.lstrip("-").startswith(key) for flag in flags):
-        return ""
-    for file in reversed(files):
+    set_by_flag = any(flag.lstrip("-").startswith(key) for flag in flags)
+    for file in [] if set_by_flag else reversed(files):
         node = yaml.compose(file.read_text(encoding="utf-8"))
         for name in key.split("."):
             entries = {k.value: (k, v) for k, v in node.value} if isinstance(node, yaml.MappingNode) else {}

@@ -22,8 +22,12 @@ Loadable = TypeVar("Loadable", LightningModule, LightningDataModule)
 
 
 def new_run(root: Path) -> Path:
-    """Choose a folder, and so an id, that no other run has, however many start in the same second."""
-    return root.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    """Choose a folder, and so an id, that no other run has, however many start in the same second.
+
+    A W&B sweep, or whoever else sets WANDB_RUN_ID, has chosen the id already.
+    """
+    unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    return root.resolve() / os.environ.get("WANDB_RUN_ID", unique)
 
 
 def existing_run(folder: str) -> Path:
