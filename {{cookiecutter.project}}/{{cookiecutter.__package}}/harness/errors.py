@@ -59,8 +59,9 @@ def explain(message: str, known: list[str], flags: list[str], files: list[Path])
     if value := re.match(r'Parser key "(.+?)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
         key, given = value.groups()
         missing = re.findall(r"Problem with given class_path (.*?:\s+.*)", message)
-        kinds = re.findall(r"Expected an? (?:<class '(?:.*\.)?)?(?!path)(.+?)(?:'>)?(?:\. Got|$)", message, re.M)
-        allowed = " or ".join(dict.fromkeys(kinds)).replace("NoneType", "null")
+        expected = r"Expected an? (?:<class '(?:.*\.)?)?(?!path)(.+?)(?:'>)?(?:\. Got|$)"
+        kinds = dict.fromkeys(re.findall(expected, message, re.MULTILINE))
+        allowed = " or ".join(kinds).replace("NoneType", "null")
         reason = missing[0] if missing else f"expected {allowed}"
         return f"{key}{_place(key, flags, files)}: {given} is not allowed; {reason}"
     return message
