@@ -1,4 +1,4 @@
-"""The reference: training as one would write it by hand in plain PyTorch, for one network and data in memory."""
+"""The reference: training written by hand in plain PyTorch, for a network and data in memory."""
 
 import math
 from pathlib import Path
@@ -10,13 +10,17 @@ from torch.nn import functional as F
 Examples = tuple[Tensor, Tensor]  # inputs (N, ...) and labels (N,)
 
 
-def fit(network: nn.Module, train: Examples, val: Examples, best: Path, options: dict) -> list[dict[str, float]]:
+def fit(
+    network: nn.Module, train: Examples, val: Examples, best: Path, options: dict
+) -> list[dict[str, float]]:
     """Train with AdamW, warm-up and cosine; keep the weights of the lowest validation loss; stop early.
 
     Returns the losses and accuracies of each epoch. They are read from the device once an epoch.
     """
     epochs, batch_size, smoothing = options["max_epochs"], options["batch_size"], options["label_smoothing"]
-    optimizer = torch.optim.AdamW(network.parameters(), lr=options["lr"], weight_decay=options["weight_decay"])
+    optimizer = torch.optim.AdamW(
+        network.parameters(), lr=options["lr"], weight_decay=options["weight_decay"]
+    )
     total = len(train[1]) // batch_size * epochs
     warmup = max(1, round(options["warmup"] * total))
     step, lowest, waited, history = 0, math.inf, 0, []
@@ -39,7 +43,9 @@ def fit(network: nn.Module, train: Examples, val: Examples, best: Path, options:
             step += 1
         val_loss, val_acc = evaluate(network, val, batch_size, smoothing)
         train_loss, train_acc = loss_sum.item() / seen, correct.item() / seen
-        history.append({"loss": train_loss, "acc": train_acc, "val_loss": val_loss, "val_acc": val_acc})
+        history.append(
+            {"train/loss": train_loss, "train/acc": train_acc, "val/loss": val_loss, "val/acc": val_acc}
+        )
         waited += 1
         if val_loss < lowest:
             lowest, waited = val_loss, 0
@@ -70,7 +76,7 @@ def factor(step: int, warmup: int, total: int) -> float:
 
 
 def shuffled(n: int) -> Tensor:
-    """Return a random order, by the same draws as `DataLoader(shuffle=True)`: both loops see the same batches."""
+    """Return a random order by the draws of `DataLoader(shuffle=True)`, so that both see the same batches."""
     torch.empty((), dtype=torch.int64).random_()  # the DataLoader's seed for workers
     seed = int(torch.empty((), dtype=torch.int64).random_())
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed))

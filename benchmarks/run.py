@@ -1,0 +1,150 @@
+"""Measure a generated project beside plain PyTorch and print one table: `make benchmark`. Needs no network.
+
+The cases run as child processes. This one stays small: a child's peak memory starts from its parent's.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+
+from cookiecutter.main import cookiecutter
+
+HERE = Path(__file__).resolve().parent
+REPEATS = 5
+PACKAGES = ("torch", "lightning", "torchmetrics", "wandb", "numpy")
+MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+
+
+def render(folder: Path) -> tuple[Path, list[float]]:
+    """Generate the default project in this process, without hooks; return it and the seconds of each time."""
+    config = folder / "cookiecutter.yaml"
+    config.write_text(f"replay_dir: {folder / 'replay'}\ncookiecutters_dir: {folder / 'templates'}\n")
+    seconds = []
+    for repeat in range(REPEATS):
+        start = time.perf_counter()
+        where = {"output_dir": str(folder / f"render{repeat}"), "config_file": str(config)}
+        project = cookiecutter(
+            str(HERE.parent),
+            no_input=True,
+            default_config=False,
+            accept_hooks=False,
+            extra_context={"project": "my-project"},
+            **where,
+        )
+        seconds.append(time.perf_counter() - start)
+    return Path(project), seconds
+
+
+def python(*arguments: object, cwd: Path) -> tuple[str, float, float]:
+    """Run Python; return its standard output, the seconds it took and its peak memory in bytes."""
+    environment = {**os.environ, "WANDB_MODE": "offline", "PYTHONPATH": str(HERE)}
+    command = [sys.executable, *map(str, arguments)]
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.perf_counter()
+        child = subprocess.Popen(command, cwd=cwd, env=environment, stdout=output, stderr=errors)
+        _, status, usage = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - start
+        child.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if child.returncode:
+            sys.exit(f"{' '.join(command)} failed:\n{errors.read()}")
+        return output.read(), seconds, usage.ru_maxrss * MAXRSS_UNIT
+
+
+def default_training(project: Path) -> list[str]:
+    """Run train.py as a user does: rows for its time, peak memory and test accuracy."""
+    output, seconds, peak = python("train.py", cwd=project)
+    accuracy = float(output.split("test/acc")[1].split()[0])
+    return [
+        row("`python train.py`, start to end", f"{seconds:.1f} s", "", "", "< 30 s"),
+        row("its peak memory (largest process)", f"{peak / 1e9:.2f} GB", "", "", "< 1 GB"),
+        row("its test accuracy", f"{accuracy:.4f}", "", "", "≥ 0.985"),
+    ]
+
+
+def training_phase(case: str, title: str, project: Path, goal: float) -> tuple[list[str], int]:
+    """Time the training phase beside the hand-written loop: rows, and the threads that both had."""
+    result = json.loads(python(HERE / "training.py", case, project, REPEATS, cwd=project)[0].splitlines()[-1])
+    ours, by_hand = zip(*result["pairs"], strict=True)
+    extra = median((a["cpu"] - b["cpu"]) / a["steps"] * 1e6 for a, b in result["pairs"])
+    differs = max(abs(a[k] / b[k] - 1) for a, b in result["pairs"] for k in ("train/loss", "val/loss"))
+    same = "the same" if differs < 1e-5 else f"NOT the same, {differs:.1e} apart"
+    return [
+        compared(f"{title}: training phase", [a["wall"] for a in ours], [b["wall"] for b in by_hand], goal),
+        compared("its processor time", [a["cpu"] for a in ours], [b["cpu"] for b in by_hand]),
+        row("its extra processor time a step", f"{extra:.0f} µs", "", "", ""),
+        row(
+            "its last losses",
+            f"{ours[-1]['val/loss']:.5f}",
+            f"{by_hand[-1]['val/loss']:.5f}",
+            same,
+            "the same",
+        ),
+    ], result["threads"]
+
+
+def start_up(project: Path) -> str:
+    """Time from the start of the process to the first batch, beside importing Lightning and nothing else."""
+    ours, bare = [], []
+    for _ in range(REPEATS):
+        start = time.time()
+        output = python("train.py", "--trainer.callbacks+=first_step.FirstStep", cwd=project)[0]
+        ours.append(float(output.split("first step at ")[1].split()[0]) - start)
+        start = time.time()
+        output = python("-c", "import lightning, time; print(time.time())", cwd=project)[0]
+        bare.append(float(output) - start)
+    return compared("process start to first step; beside `import lightning`", ours, bare, 1.3)
+
+
+def compared(title: str, ours: list[float], reference: list[float], goal: float | None = None) -> str:
+    """Return a row; its ratio is the median of the ratios of neighbours, which a slow minute hits alike."""
+    ratio = median(a / b for a, b in zip(ours, reference, strict=True))
+    return row(title, spread(ours), spread(reference), f"{ratio:.2f}", f"≤ {goal}" if goal else "")
+
+
+def spread(seconds: list[float]) -> str:
+    return f"{median(seconds):.2f} s ({min(seconds):.2f}–{max(seconds):.2f} × {len(seconds)})"
+
+
+def row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(": ")[1] for line in lines if line.startswith("model name")), model)
+    return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
+
+
+def main() -> None:
+    begin, load = time.perf_counter(), os.getloadavg()[0]
+    print(row("measured", "generated project", "reference", "ratio", "must be"), row(*["---"] * 5), sep="\n")
+    with tempfile.TemporaryDirectory() as folder:
+        project, rendering = render(Path(folder))
+        print(row("rendering the default project, in process", spread(rendering), "", "", "< 0.2 s"))
+        print(*default_training(project), sep="\n", flush=True)
+        digits, threads = training_phase("digits", "default job (digits)", project, 1.15)
+        print(*digits, sep="\n", flush=True)
+        mlp, _ = training_phase("mlp", "small MLP, 55,000 images 28×28, batch 128", project, 1.3)
+        print(*mlp, start_up(project), sep="\n")
+    print(
+        f"\nMedian (lowest–highest × repeats), taken in turn, {threads} threads; {time.strftime('%Y-%m-%d')}."
+    )
+    print(f"{machine()}, load before {load:.1f}, after {os.getloadavg()[0]:.1f}.")
+    print(", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
+    print(f"{time.perf_counter() - begin:.0f} s in all.")
+
+
+if __name__ == "__main__":
+    main()
