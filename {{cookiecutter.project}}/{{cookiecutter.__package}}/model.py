@@ -48,10 +48,10 @@ class Model(LightningModule):
     def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
         x, y = batch  # (B, C, H, W), (B,)
         logits = self(x)  # (B, num_classes)
-        loss = F.cross_entropy(logits, y, label_smoothing=self.hparams.label_smoothing)
-        metrics["loss"].update(loss.detach(), weight=len(y))
+        losses = F.cross_entropy(logits, y, label_smoothing=self.hparams.label_smoothing, reduction="none")
+        metrics["loss"].update(losses.detach())
         metrics["acc"].update(logits.detach(), y)
-        return loss, logits
+        return losses.mean(), logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._step(batch, self.train_metrics)[0]

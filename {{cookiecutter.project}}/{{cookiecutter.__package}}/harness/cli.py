@@ -116,7 +116,6 @@ class TrainCLI(LightningCLI):
         with claimed(self.folder) if main else nullcontext():
             if main and not self.resume_from:
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
-                (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
             chosen = self.config_init.trainer.logger
             with open_loggers(self.folder, yaml.safe_load(self.settings), chosen, self.model) as loggers:
                 self.trainer.loggers = loggers

@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import wandb
+import yaml
 from lightning import LightningModule
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -116,7 +117,10 @@ def _log_inputs(experiment: wandb.Run, run: Path, model: LightningModule, watch:
     experiment.watch(model, log="gradients" if watch else None, log_freq=50)
     experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
     experiment.log_code(str(Path(__file__).parents[1]))
-    experiment.log_artifact(run / "config.yaml", name="config", type="config")
+    artifact = wandb.Artifact("config", type="config")
+    with artifact.new_file("config.yaml", encoding="utf-8") as file:
+        yaml.safe_dump(dict(experiment.config), file)
+    experiment.log_artifact(artifact)
 
 
 def places(loggers: list[Logger]) -> dict[str, str]:
