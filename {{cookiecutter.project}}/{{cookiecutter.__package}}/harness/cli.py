@@ -122,7 +122,7 @@ class TrainCLI(LightningCLI):
                     raise
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
-                        raise UserError(f"the disk is full: make room, {resume_command(self.folder)}") from error
+                        raise UserError(f"the disk of {self.folder} is full: make room") from error
                     raise
             if main:
                 self.finished.write_text(self.settings, encoding="utf-8")
