@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -144,16 +145,15 @@ def test_every_kind_of_damage_is_noticed(copy, project, home, tmp_path):
     (tmp_path / "whole").write_bytes(whole)
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "other").write_text("not a checkpoint")
+    with zipfile.ZipFile(tmp_path / "whole") as archive:
+        records = [record for record in archive.infolist() if "/data/" in record.filename]
     draw = random.Random(0)
     for number in range(60):
         (tmp_path / f"cut-{number}").write_bytes(whole[: draw.randrange(len(whole))])
-        record = draw.choice(
-            [r for r in zipfile.ZipFile(tmp_path / "whole").infolist() if "/data/" in r.filename]
-        )
-        flipped = bytearray(whole)
-        flipped[whole.index(record.filename.encode(), record.header_offset) + 200] ^= 1 << draw.randrange(8)
-        if zipfile.ZipFile(tmp_path / "whole").read(record) in bytes(flipped):
-            continue  # the bit lies between two records
+        record, flipped = draw.choice(records), bytearray(whole)
+        name, extra = struct.unpack_from("<HH", whole, record.header_offset + 26)  # their lengths
+        place = record.header_offset + 30 + name + extra + draw.randrange(record.file_size)
+        flipped[place] ^= 1 << draw.randrange(8)
         (tmp_path / f"flipped-{number}").write_bytes(flipped)
     script = tmp_path / "check.py"
     script.write_text(
@@ -161,7 +161,6 @@ def test_every_kind_of_damage_is_noticed(copy, project, home, tmp_path):
         "from my_project.harness.run import is_whole\n"
         f"print(*sorted(p.name for p in pathlib.Path({str(tmp_path)!r}).iterdir() if is_whole(p)))\n"
     )
-    assert len(list(tmp_path.glob("flipped-*"))) > 20
     assert run(project, str(script), home=home).out.split() == ["whole"]
 
 
@@ -279,7 +278,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_and_the_run_goes_on_when_ther
     assert "first 1" in done.out, done.err
     assert "second 0" in done.out, done.err
     assert "Traceback" not in done.err
-    assert re.search(r"error: (cannot write .* 0 MB are free|the disk is full)", done.err)
+    assert re.search(r"error: (cannot write .* 0 MB are free|the disk of .* is full)", done.err)
     assert equal(result(trained(project / "full")), unharmed)
 
 

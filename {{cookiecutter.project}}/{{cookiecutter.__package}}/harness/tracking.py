@@ -78,7 +78,7 @@ def _wandb_logger(run: Path, config: dict, model: LightningModule) -> Iterator[R
         logger = _start(run, config, mode)
     print(f"W&B is {mode}: {reason}")
     with suppress(wandb.errors.Error):
-        _log_inputs(logger.experiment, run, model, config["tracking"]["watch"])
+        _log_inputs(logger.experiment, model, config["tracking"]["watch"])
     exit_code = 1
     try:
         yield logger
@@ -112,7 +112,7 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     return logger
 
 
-def _log_inputs(experiment: wandb.Run, run: Path, model: LightningModule, watch: bool) -> None:
+def _log_inputs(experiment: wandb.Run, model: LightningModule, watch: bool) -> None:
     experiment.config["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     experiment.watch(model, log="gradients" if watch else None, log_freq=50)
     experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
