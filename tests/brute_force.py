@@ -1,13 +1,7 @@
 """Resume a run from the checkpoint before each of its steps, and compare with the run never stopped.
 
-<<<<<<< HEAD
-Run in the folder of a generated project: `python brute_force.py CASE...`. Prints a line of JSON for each
-case: the number of points, and those that ended differently. All in one process, for importing Lightning
-takes longer than a run.
-=======
 Run in the folder of a generated project: `python brute_force.py CASE...`. Prints a line of JSON for each: the
 number of points, and those that ended differently. All in one process, for importing Lightning takes longer.
->>>>>>> resume
 """
 
 import contextlib

@@ -2,11 +2,7 @@
 
 `python tests/chaos.py --kills 50 [--processes 2] [--seed 0]` generates a project, prints a line for each
 start and exits with 1 if anything came out different. SIGKILL, SIGTERM or SIGINT reaches the whole process
-<<<<<<< HEAD
-group, at any moment from the start of Python to the end. The next start finds what the folder holds then.
-=======
 group, at any moment from the start of Python to the end. The next start finds what is there.
->>>>>>> resume
 """
 
 import argparse

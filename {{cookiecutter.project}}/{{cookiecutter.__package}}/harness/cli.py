@@ -127,11 +127,7 @@ class TrainCLI(LightningCLI):
                     raise
                 except OSError as error:
                     if error.errno == errno.ENOSPC:
-<<<<<<< HEAD
-                        raise UserError(f"the disk is full: {resume_command(self.folder)}") from error
-=======
                         raise UserError(f"the disk of {self.folder} is full: make room") from error
->>>>>>> resume
                     raise
             if main:
                 self.finished.write_text(self.settings, encoding="utf-8")
