@@ -82,7 +82,7 @@ class TrainCLI(LightningCLI):
         self.settings = self.parser.dump(self.config, skip_unset=False)
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
-        self.finished = self.folder / "finished.yaml"
+        self.finished = self.folder / "checkpoints" / "finished.yaml"
         if self.finished.exists() and self.finished.read_text(encoding="utf-8") == self.settings:
             print(f"{resume} is finished; to train on, give a larger --trainer.max_epochs")
             sys.exit()

@@ -36,7 +36,8 @@ def existing_run(folder: str) -> Path:
 @contextmanager
 def claimed(run: Path) -> Iterator[None]:
     """Make the run's folder and keep other processes out of it."""
-    lock = FileLock(run / ".lock", timeout=10)  # workers of a killed process hold it for some seconds
+    # Workers of a killed process hold the lock for some seconds.
+    lock = FileLock(run / "checkpoints" / ".lock", timeout=10)
     try:
         (run / "checkpoints").mkdir(parents=True, exist_ok=True)
         lock.acquire()
