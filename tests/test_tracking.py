@@ -142,9 +142,9 @@ def test_by_default_no_checkpoint_is_uploaded_and_a_crash_is_told(project, home)
 
 
 def kill_while_training(project: Path, home: Path, variables: dict[str, str]) -> Path:
-    """Train, kill the process after 30 epochs, and return the run's folder."""
+    """Train, kill it in the middle of its 31st epoch or a later one, return the run's folder."""
     before = set(project.glob("runs/*"))
-    flags = "--trainer.max_epochs 500 --early_stopping.patience 500"
+    flags = "--trainer.max_epochs 500 --early_stopping.patience 500 --trainer.log_every_n_steps 1"
     process = subprocess.Popen(
         [sys.executable, "train.py", *TINY.split(), *flags.split()],
         cwd=project,
@@ -158,11 +158,16 @@ def kill_while_training(project: Path, home: Path, variables: dict[str, str]) ->
         epochs = (line for line in process.stderr if line.startswith("epoch "))
         for _, _ in zip(range(30), epochs, strict=False):
             pass
-        process.send_signal(signal.SIGSTOP)
+        (folder,) = set(project.glob("runs/*")) - before
+        while True:
+            process.send_signal(signal.SIGSTOP)
+            if "train/" in (folder / "metrics.csv").read_text().splitlines()[-1]:
+                break  # in the middle of an epoch: the steps since the last checkpoint will be repeated
+            process.send_signal(signal.SIGCONT)
+            time.sleep(0.01)
         time.sleep(1)  # W&B writes what it has been given every 0.2 s
         process.send_signal(signal.SIGKILL)
         process.wait(20)
-    (folder,) = set(project.glob("runs/*")) - before
     return folder
 
 
@@ -177,7 +182,7 @@ def test_a_killed_run_goes_on_as_the_same_run(project, home, mode):
             config = killed.config
             call(project, home, f"wandb sync --include-online runs/{folder.name}/wandb", variables)
             assert killed.exit_codes == [1]
-        call(project, home, f"train.py --resume runs/{folder.name} --trainer.max_epochs 35", variables)
+        call(project, home, f"train.py --resume runs/{folder.name} --trainer.max_epochs 60", variables)
         if mode == "offline":
             call(project, home, f"wandb sync runs/{folder.name}/wandb", login(server))
     record = server.runs[folder.name]
@@ -187,7 +192,7 @@ def test_a_killed_run_goes_on_as_the_same_run(project, home, mode):
     metrics = [(line[STEP], name) for line in record.history for name in line if "/" in name and name != STEP]
     assert len(metrics) == len(set(metrics))
     epochs = {line[STEP] for line in record.history if "val/loss" in line}
-    assert len(epochs) == 35
+    assert len(epochs) == 60
     assert record.exit_codes[-1] == 0
     if mode == "online":
         assert record.config["model"] == config["model"]
