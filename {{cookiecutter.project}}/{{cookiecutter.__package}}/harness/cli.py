@@ -13,7 +13,6 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
-from lightning.pytorch.callbacks.checkpoint import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -52,8 +51,8 @@ class TrainCLI(LightningCLI):
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
-        parser.link_arguments("checkpoint.mode", "early_stopping.mode")
+        for name in ("monitor", "mode"):
+            parser.link_arguments(f"checkpoint.{name}", f"early_stopping.{name}")
         parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
         for source, target in self.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
@@ -89,7 +88,7 @@ class TrainCLI(LightningCLI):
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), LastCheckpoint(self.folder)]
+        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor()]
         try:
             return super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -121,16 +120,6 @@ class TrainCLI(LightningCLI):
         print("-" * 79, *lines, "-" * 79, sep="\n")
 
 
-class LastCheckpoint(Checkpoint):
-    """Save each epoch's end, whether or not the monitored metric has improved."""
-
-    def __init__(self, run: Path):
-        self.path = run / "checkpoints" / "last.ckpt"
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        trainer.save_checkpoint(self.path, weights_only=False)
-
-
 class EpochLines(Callback):
     """A line for each epoch, where the output is no terminal but a file."""
 
@@ -144,7 +133,11 @@ class EpochLines(Callback):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keep the best checkpoint, and refuse a validation metric that is not logged before the first step."""
+    """Keep the best checkpoint, the last one beside it, and refuse a metric that validation never logs."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"), weights_only=False)
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor not in trainer.callback_metrics and not str(self.monitor).startswith("train"):

@@ -6,13 +6,10 @@ import sys
 import time
 import zipfile
 from pathlib import Path
-from typing import TypeVar
 
 from lightning import LightningDataModule, LightningModule, Trainer
 
 from .errors import UserError
-
-Loadable = TypeVar("Loadable", LightningModule, LightningDataModule)
 
 
 def new_run(root: Path) -> Path:
@@ -37,13 +34,7 @@ def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
     return checkpoint
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """Return the folder of the run that a checkpoint belongs to, or else its own folder."""
-    folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
-
-
-def load(cls: type[Loadable], checkpoint: Path) -> Loadable:
+def load(cls: type, checkpoint: Path) -> LightningModule | LightningDataModule:
     """Build a `cls` with the hyper-parameters, and if it is a model the weights, in a checkpoint."""
     try:
         return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
@@ -56,5 +47,5 @@ def load(cls: type[Loadable], checkpoint: Path) -> Loadable:
 
 def inference_trainer() -> Trainer:
     """Return a trainer on one device that writes nothing."""
-    off = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
+    off = dict.fromkeys(("logger", "enable_checkpointing", "enable_model_summary"), False)
     return Trainer(devices=1, enable_progress_bar=sys.stdout.isatty(), **off)

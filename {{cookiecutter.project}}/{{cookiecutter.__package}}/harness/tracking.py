@@ -63,8 +63,7 @@ def wandb_logger(run: Path, config: dict) -> Iterator[WandbLogger]:
 def _init(run: Path, config: dict, mode: str) -> wandb.Run:
     chosen = {"name": run.name, **{key: value for key, value in config["tracking"].items() if value}}
     fixed = {"id": run.name, "dir": run, "config": config, "mode": mode, "resume": "allow"}
-    # The interval is the seconds of history that a kill can lose.
-    waits = {"init_timeout": 30, "finish_timeout": 30, "x_transaction_log_flush_interval": 1.0}
+    waits = {"init_timeout": 30, "finish_timeout": 30, "x_transaction_log_flush_interval": 1.0}  # seconds
     experiment = wandb.init(**chosen, **fixed, settings=wandb.Settings(silent=True, **waits))
     experiment.define_metric(STEP)
     experiment.define_metric("*", step_metric=STEP, step_sync=True)
