@@ -125,6 +125,11 @@ class DataModule(LightningDataModule):
         except ValueError as error:
             raise UserError(f"the settings of data do not fit together: {error}") from error
 
+    def test_example(self, index: int) -> Image.Image:
+        """Return an input of the test set to look at, in W&B's table and in overview.png."""
+        pixels = self.test_set.images[index].permute(1, 2, 0).squeeze(2)  # (H, W) or (H, W, 3)
+        return Image.fromarray(pixels.numpy())
+
     def new_inputs(self, paths: list[Path]) -> ImageFiles:
         """Return the image files to predict for, with each folder's images in its place.
 

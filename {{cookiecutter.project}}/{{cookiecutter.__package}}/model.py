@@ -45,22 +45,24 @@ class Model(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
-    def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
         x, y = batch  # (B, C, H, W), (B,)
         logits = self(x)  # (B, num_classes)
         losses = F.cross_entropy(logits, y, label_smoothing=self.hparams.label_smoothing, reduction="none")
         metrics["loss"].update(losses.detach())
         metrics["acc"].update(logits.detach(), y)
-        return losses.mean()
+        return losses.mean(), logits
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, self.train_metrics)
+        return self._step(batch, self.train_metrics)[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, self.test_metrics)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return what the dashboard shows of each example."""
+        _, logits = self._step(batch, self.test_metrics)
+        return {"probabilities": logits.softmax(dim=1), "target": batch[1]}
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Return class probabilities (B, num_classes) for a batch without labels."""
