@@ -90,7 +90,7 @@ class SplitDataModule(LightningDataModule):
         if settings.fold is not None and "test" in parts:
             raise UserError(f"fold {settings.fold}: {settings.path} has a test split of its own")
         shares = [0 if name in parts else settings[f"{name}_share"] for name in ("val", "test")]
-        strata = targets if self.groups is None and self.class_names(targets) else None
+        strata = None if self.groups else targets if self.class_names(targets) else tenths(targets)
         _, groups = np.unique(self.groups or range(len(targets)), return_inverse=True)
         chosen = split(
             groups.max() + 1, strata, *shares, settings.split_seed, settings.fold, settings.num_folds
@@ -211,6 +211,12 @@ def split(
     except ValueError as error:
         raise UserError(f"the data cannot be split: {error}") from error
     return {"train": rest, "val": validated, "test": tested}
+
+
+def tenths(numbers: list[float]) -> list[int]:
+    """Return for each number in which tenth of them it lies; of a few numbers, fewer and larger parts."""
+    parts = min(10, len(numbers) // 10)
+    return np.digitize(numbers, np.quantile(numbers, np.linspace(0, 1, parts + 1)[1:-1])).tolist()
 
 
 class SimilarLengths(Sampler):
