@@ -76,21 +76,25 @@ def column(rows, name: str | None, flag: str, usual: Sequence[str]) -> str:
     """Return the name of a column: the one that is given, or the only one with a usual name."""
     found = [name] if name else [known for known in rows.column_names if known.lower() in usual]
     if len(found) != 1 or found[0] not in rows.column_names:
-        problem = f"there is no column {name}" if name else f"which column is the {flag}?"
-        raise UserError(f"--data.{flag}: {problem} Choose from {', '.join(rows.column_names)}")
+        problem = f"there is no column {name}" if name else "which column is it?"
+        raise UserError(f"--data.{flag}: {problem}; choose from {', '.join(rows.column_names)}")
     return found[0]
 
 
-def values(rows, column: str) -> list:
-    """Return a column of targets, classes by their names.
+def values(rows, column: str, file: str | Path) -> list:
+    """Return a column of the rows in a file, classes by their names.
 
     Raises:
-        UserError: If one is missing.
+        UserError: If there is no such column, or no such row, or a value is missing.
     """
+    if column not in rows.column_names:
+        raise UserError(f"{file}: there is no column {column}, only {', '.join(rows.column_names)}")
+    if not len(rows):
+        raise UserError(f"{file} holds no row")
     found = rows[column][:]
-    for i, value in enumerate(found):
+    for row, value in enumerate(found, 1):
         if value is None or value != value:
-            raise UserError(f"row {i + 1}: {column} is missing")
+            raise UserError(f"{file}, row {row}: {column} is missing")
     names = getattr(rows.features[column], "names", None)
     return [names[value] for value in found] if names else found
 
