@@ -1,4 +1,4 @@
-"""Your own data, for real: every kind of file trains, is tested and predicted; every mistake gets one clear line."""
+"""Your own data, for real: each kind of file trains, is tested and predicted; a mistake gets one line."""
 
 import csv
 import json
@@ -77,7 +77,9 @@ def write_texts(folder: Path) -> None:
     (folder / "latin1.csv").write_bytes("text,label\nabc,one\ncafé,zwei\n".encode("latin-1"))
     table.assign(label=table["label"].mask(table.index == 5)).to_csv(folder / "gap.csv", index=False)
     table.assign(text=table["text"].mask(table.index == 3)).to_csv(folder / "no_text.csv", index=False)
-    table.assign(text="null", label=table["label"].replace("one", "NA")).to_csv(folder / "null.csv", index=False)
+    table.assign(text="null", label=table["label"].replace("one", "NA")).to_csv(
+        folder / "null.csv", index=False
+    )
     (folder / "header.csv").write_text("text,label\n")
     (folder / "broken.jsonl").write_text('{"text": "a", "label": \n')
     (folder / "new.txt").write_text("one number 3\n\nцвай номер 7\n", encoding="utf-8")
@@ -137,7 +139,7 @@ WORKS = {
         ("--data.path null.csv", "new.txt", 3, ""),
     ],
     "audio": [
-        ("--data.path sounds", "sounds", 32, "resampled to 8000"),
+        ("--data.path sounds", "sounds", 32, "resampled to 8000 Hz"),
         ("--data.path broken --data.skip_unreadable true --data.max_seconds 0.1", "sounds/low/0.wav", 1, ""),
     ],
     "tabular": [
@@ -201,7 +203,7 @@ MISTAKES = {
         "--data.path latin1.csv": ["latin1.csv, line 3", "UTF-8"],
         "--data.path gap.csv": ["gap.csv, row 6: label is missing"],
         "--data.path no_text.csv": ["no_text.csv, row 4: text is missing"],
-        "--data.path header.csv": ["header.csv", "no row"],
+        "--data.path header.csv": ["header.csv", "it holds no row"],
         "--data.path broken.jsonl": ["cannot read broken.jsonl"],
         "--data.path nowhere.csv": ["nowhere.csv"],
     },

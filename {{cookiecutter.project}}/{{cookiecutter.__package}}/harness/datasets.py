@@ -68,8 +68,9 @@ def table(files: list[Path], **csv):
     try:
         return read([str(file) for file in files], **(csv if kind == "csv" else {}))
     except Exception as error:  # datasets wraps what pandas, pyarrow and the file system raise
-        reason = _not_utf8(files) if kind != "parquet" else None
-        raise UserError(reason or f"cannot read {files[0]}: {error.__cause__ or error}") from error
+        reason = None if kind == "parquet" else _not_utf8(files)
+        problem = f"cannot read {files[0]}, or it holds no row: {error.__cause__ or error}"
+        raise UserError(reason or problem) from error
 
 
 def column(rows, name: str | None, flag: str, usual: Sequence[str]) -> str:
