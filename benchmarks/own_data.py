@@ -31,7 +31,7 @@ class Watch(Callback):
             children = open(f"/proc/self/task/{os.getpid()}/children").read().split()
             others = [round(memory(pid)) for pid in children]
             seconds = time.time() - START
-            print(f"step {trainer.global_step}: {seconds:.0f} s, {memory():.0f} MB and {others} MB", flush=True)
+            print(f"step {trainer.global_step}: {seconds:.0f} s, {memory():.0f} MB, {others} MB", flush=True)
 
 START = float(os.environ["START"])
 init = Trainer.__init__
