@@ -276,6 +276,17 @@ def test_new_texts_that_are_not_utf8_are_named(projects, home):
     assert_one_line(done, ["latin1.txt", "UTF-8"])
 
 
+def test_a_file_that_a_worker_cannot_read_is_named(projects, home):
+    """It goes bad after the check; or it is new."""
+    project = projects["image"]
+    flags = "--data.path mixed --data.num_workers 1"
+    (trained,) = run_many(project, [f"train.py {TINY} {flags}"], home=home)
+    assert trained.code == 0, trained.err
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    (done,) = run_many(project, [f"predict.py {folder} mixed broken/red/note.png"], home=home)
+    assert_one_line(done, ["error: broken/red/note.png is not an image"])
+
+
 def test_a_changed_file_is_read_again(projects, home):
     """The cache of `datasets` must not serve an old file."""
     project = projects["text"]

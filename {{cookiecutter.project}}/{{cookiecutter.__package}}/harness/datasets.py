@@ -36,8 +36,8 @@ def read(path: str, endings: Sequence[str] = (), **csv) -> dict:
     for name, rows in tables.items():
         for column, feature in rows.features.items():
             if isinstance(feature, datasets.Image | datasets.Audio):
-                rows = rows.cast_column(column, type(feature)(decode=False)).rename_column(column, "file")
-                tables[name] = rows
+                rows = rows.cast_column(column, type(feature)(decode=False))
+                tables[name] = rows if column == "file" else rows.rename_column(column, "file")
     return tables
 
 
@@ -142,6 +142,8 @@ def _from_hub(name: str) -> dict:
         found = datasets.load_dataset(name)
     except Exception as error:  # of the network, of the hub, of the name
         raise UserError(f"there is no file or folder {name}, and the hub says: {error}") from error
+    if "train" not in found:
+        raise UserError(f"{name} has no split called train, only {', '.join(found)}")
     return {SPLITS[split]: rows for split, rows in found.items() if split in SPLITS}
 
 

@@ -21,7 +21,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, MisconfigurationException, ModuleNotFoundError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        message = str(error).rpartition("UserError: ")[2]  # without the traceback of a worker that loads data
+        sys.exit(f"error: {' '.join(message.split())}")
 
 
 def check_settings_file(path: Path) -> None:
