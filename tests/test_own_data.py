@@ -276,7 +276,7 @@ def test_new_texts_that_are_not_utf8_are_named(projects, home):
     assert_one_line(done, ["latin1.txt", "UTF-8"])
 
 
-def test_a_file_that_a_worker_cannot_read_is_named(projects, home):
+def test_a_file_that_goes_bad_later_is_named(projects, home):
     """It goes bad after the check; or it is new."""
     project = projects["image"]
     flags = "--data.path mixed --data.num_workers 1"

@@ -48,7 +48,7 @@ def files_in(root: Path, endings: Sequence[str]) -> list[Path]:
         UserError: If there is none.
     """
     if not root.exists():
-        raise UserError(f"there is no file or folder {root}")
+        raise UserError(f"{root} does not exist")
     inside = (file for file in root.rglob("*") if not file.name.startswith("."))
     files = [root] if root.is_file() else sorted(f for f in inside if f.suffix.lower() in endings)
     if not files:
