@@ -53,7 +53,7 @@ class SplitDataModule(LightningDataModule):
         prefetch_factor: int | None = None,
         persistent_workers: bool | None = None,
         drop_last: bool | None = None,
-        timeout: float = 0,
+        timeout: float = 0.0,
         shuffle: bool = True,
         balanced: bool = False,
     ):
