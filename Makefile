@@ -6,7 +6,7 @@ VENV = .venv/bin/python
 STAMP = .venv/installed
 WORKERS ?= 2
 
-.PHONY: help demo test test-quick check fix lock benchmark clean
+.PHONY: help demo test test-quick check fix lock chaos benchmark clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -36,6 +36,10 @@ fix: $(STAMP)  ## mend what ruff can mend, and format
 
 lock: $(STAMP)  ## pin the newest versions that the ranges allow, and show the difference
 	$(VENV) scripts/lock.py
+
+chaos: $(STAMP)  ## kill runs at 50 random moments, resume them, compare with one never killed
+	$(VENV) tests/chaos.py --kills 50
+	$(VENV) tests/chaos.py --kills 10 --processes 2
 
 benchmark: $(STAMP)  ## time the generated project beside a hand-written loop
 	$(VENV) benchmarks/run.py

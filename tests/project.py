@@ -63,7 +63,7 @@ def run_many(project: Path, commands: list[str], *, home: Path) -> list[Done]:
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
-        timeout=280,
+        timeout=560,
     )
     assert done.returncode == 0, done.stderr
     return [Done(**json.loads(line)) for line in done.stdout.splitlines()]

@@ -44,7 +44,6 @@ MISTAKES = {
     "train.py --resume": ["--resume", "expected one argument"],
     "train.py --resume nowhere": ["nowhere is not the folder of a run"],
     "train.py --resume experiments": ["experiments is not the folder of a run"],
-    "train.py --resume empty_run": ["there is no checkpoint", "last.ckpt"],
     "evaluate.py nowhere": ["there is no checkpoint nowhere"],
     "evaluate.py empty_run": ["there is no checkpoint", "best.ckpt"],
     "evaluate.py config.yaml": ["config.yaml is not a checkpoint"],

@@ -19,9 +19,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="CSV to write (default: in the run's folder)")
     args = parser.parse_args()
     checkpoint = run.find_checkpoint(args.checkpoint)
-    folder = checkpoint.resolve().parent
-    run_folder = folder.parent if folder.name == "checkpoints" else folder
-    output = args.output or run_folder / "predictions.csv"
+    output = args.output or run.run_folder(checkpoint) / "predictions.csv"
     if not output.parent.is_dir():
         raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
     model = run.load(Model, checkpoint)

@@ -49,7 +49,7 @@ class Model(LightningModule):
     def forward(self, x: Tensor) -> Tensor:
         return self.network(x)
 
-    def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
         x, y = batch  # inputs of the network, (B,)
         scores = self(x)  # (B, num_classes)
         if self.hparams.classes:
@@ -61,16 +61,18 @@ class Model(LightningModule):
             losses = F.mse_loss(scores[:, 0], y, reduction="none")
             metrics["r2"].update(scores[:, 0].detach(), y)
         metrics["loss"].update(losses.detach())
-        return losses.mean()
+        return losses.mean(), scores
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        return self._step(batch, self.train_metrics)
+        return self._step(batch, self.train_metrics)[0]
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        self._step(batch, self.test_metrics)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor] | None:
+        """Return what the dashboard shows of each example that is classified."""
+        _, scores = self._step(batch, self.test_metrics)
+        return {"probabilities": scores.softmax(dim=1), "target": batch[1]} if self.hparams.classes else None
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         """Return class probabilities (B, num_classes), or numbers (B, 1), for a batch without targets."""

@@ -1,27 +1,32 @@
 """The command line of train.py: typed settings, layered files, one run."""
 
+import faulthandler
+import math
+import multiprocessing
 import os
 import sys
+import threading
+import time
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 
 import wandb
 import yaml
-from jsonargparse import ArgumentError
+from jsonargparse import ArgumentError, Namespace
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
-from .run import existing_run, find_checkpoint, new_run
-from .tracking import MetricsFile, wandb_logger, wandb_places
-
-TRACKING = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # of wandb.init
+from .resume import Resume
+from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command
+from .tracking import INIT, open_loggers, places
 
 
 class TrainCLI(LightningCLI):
@@ -47,13 +52,17 @@ class TrainCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
-        fixed = set(signature(wandb.init).parameters) - TRACKING
+        parser.add_argument("--stuck_after", type=float, default=600.0, help="Longest wait for a batch [s].")
+        fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
+        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
+        parser.add_argument("--tracking.watch", type=bool, default=False, help="Log histograms of gradients.")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        for name in ("monitor", "mode"):
-            parser.link_arguments(f"checkpoint.{name}", f"early_stopping.{name}")
+        parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
+        parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
         for source, target in self.links.items():
             parser.link_arguments(source, target, apply_on="instantiate")
 
@@ -75,11 +84,17 @@ class TrainCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         self.config.pop("config")
         resume = self.config.pop("resume")
-        self.resume_from = find_checkpoint(resume, "last.ckpt") if resume else None
         self.settings = self.parser.dump(self.config, skip_unset=False)
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
+        self.finished = self.folder / "checkpoints" / "finished.yaml"
+        if self.finished.exists() and self.finished.read_text(encoding="utf-8") == self.settings:
+            print(f"{resume} is finished; to train on, give a larger --trainer.max_epochs")
+            sys.exit()
+        self.resume_from = newest_checkpoint(self.folder) if resume else None
         self.config["trainer.default_root_dir"] = str(self.folder)
+        if isinstance(self.config.trainer.logger, Namespace):
+            self.config["trainer.logger.init_args.save_dir"] = str(self.folder)
         self.config["checkpoint.dirpath"] = str(self.folder / "checkpoints")
         self.config["checkpoint.filename"] = "best"
         self.config["checkpoint.enable_version_counter"] = False
@@ -88,32 +103,39 @@ class TrainCLI(LightningCLI):
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor()]
+        watchdog = Watchdog(self.config.stuck_after)
+        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), Dashboard(), watchdog]
         try:
-            return super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
+            trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
             raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
+        trainer.callbacks.insert(0, Resume(self.folder, self.config.seed_everything or 0, self.settings))
+        return trainer
 
     @contextmanager
     def tracked_run(self) -> Iterator[None]:
-        """Make the run's folder, save the settings in it, and log to it and to W&B."""
-        if self.trainer.is_global_zero:
-            self.folder.mkdir(parents=True, exist_ok=self.resume_from is not None)
-            (self.folder / "config.yaml").write_text(self.settings, encoding="utf-8")
-        with wandb_logger(self.folder, yaml.safe_load(self.settings)) as logger:
-            self.trainer.loggers = [MetricsFile(self.folder), logger]
-            yield
+        """Keep other processes out of the run's folder, and log to it and to W&B or what was chosen."""
+        main = self.trainer.is_global_zero
+        with claimed(self.folder) if main else nullcontext():
+            if main and not self.resume_from:
+                (self.folder / "metrics.csv").unlink(missing_ok=True)
+            chosen = self.config_init.trainer.logger
+            with open_loggers(self.folder, yaml.safe_load(self.settings), chosen, self.model) as loggers:
+                self.trainer.loggers = loggers
+                yield
+            if main:
+                self.finished.write_text(self.settings, encoding="utf-8")
 
     @rank_zero_only
     def print_closing_box(self) -> None:
         """Print the test metrics, and the commands for what comes next."""
         rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
-        rows |= wandb_places(self.trainer.loggers[1].experiment)
-        if self.best.best_model_path:  # something was validated
+        rows |= places(self.trainer.loggers)
+        if self.best.best_model_path:
             rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
             rows["checkpoint"] = self.best.best_model_path
-            rows["resume"] = f"python {self.project / 'train.py'} --resume {self.folder}"
+            rows["resume"] = resume_command(self.folder)
             rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
             rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
@@ -132,12 +154,36 @@ class EpochLines(Callback):
     on_train_end = on_train_epoch_start
 
 
-class BestCheckpoint(ModelCheckpoint):
-    """Keep the best checkpoint, the last one beside it, and refuse a metric that validation never logs."""
+class Watchdog(Callback):
+    """End the process, and say where it stands, when for `seconds` no batch has been finished."""
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        super().on_train_epoch_end(trainer, pl_module)
-        trainer.save_checkpoint(Path(self.dirpath, "last.ckpt"), weights_only=False)
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.feed()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def feed(self, *_) -> None:
+        self.fed = time.monotonic()
+
+    on_train_batch_end = on_validation_batch_end = on_test_batch_end = feed
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.fed = math.inf
+
+    def _watch(self) -> None:
+        while time.monotonic() < self.fed + self.seconds:
+            time.sleep(1)
+        faulthandler.dump_traceback(sys.__stderr__)
+        print(f"error: no batch for {self.seconds} s (--stuck_after): see where it stands", file=sys.stderr)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        os._exit(1)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keep the best checkpoint, and refuse a validation metric that is not logged before the first step."""
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor not in trainer.callback_metrics and not str(self.monitor).startswith("train"):

@@ -1,6 +1,8 @@
 """One clear line for what a user can put right; a traceback for a bug."""
 
 import difflib
+import errno
+import pickle
 import re
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from pathlib import Path
 
 import yaml
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+CLASS_PROBLEM = r"Problem with given class_path (.*?:\s+.*)"  # as jsonargparse says it
 
 
 class UserError(Exception):
@@ -23,6 +27,21 @@ def one_line_errors() -> Iterator[None]:
     except (UserError, MisconfigurationException, ModuleNotFoundError) as error:
         message = str(error).rpartition("UserError: ")[2]  # without the traceback of a worker that loads data
         sys.exit(f"error: {' '.join(message.split())}")
+    except ValueError as error:
+        if not (problem := re.search(CLASS_PROBLEM, str(error))):
+            raise
+        sys.exit(f"error: {' '.join(problem[1].split())}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        reason = " ".join(str(error).splitlines()[:2])
+        if not re.match("Error.* loading state_dict|Weights only", reason):
+            raise
+        sys.exit(f"error: the checkpoint holds more than plain values, or does not fit: {reason}")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.exit(f"error: the disk is full: make room, then go on with --resume ({error})")
 
 
 def check_settings_file(path: Path) -> None:
@@ -46,7 +65,7 @@ def explain(message: str, known: list[str], flags: list[str], files: list[Path])
         return f"unknown setting {key}{_place(key, flags, files)}; {_suggestion(key, known)}"
     if value := re.match(r'Parser key "(.+?)":.*(?:Given|Got) value: (.*)', message, re.DOTALL):
         key, given = value.groups()
-        reasons = re.findall(r"Problem with given class_path (.*?:\s+.*)", message)
+        reasons = re.findall(CLASS_PROBLEM, message)
         kinds = re.findall(r"Expected an? (?!path)(.+?)(?:\. Got|$)", message, re.MULTILINE)
         kinds = [re.sub(r"<class '(?:.*\.)?(\w+)'>|dot import path string.*", r"\1", kind) for kind in kinds]
         kinds = [kind.replace("NoneType", "null") or "the name of a Lightning class" for kind in kinds]

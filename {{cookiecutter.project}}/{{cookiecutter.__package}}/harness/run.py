@@ -1,20 +1,35 @@
 """A run is one folder, `runs/<id>`: its settings, checkpoints, metrics, W&B files and predictions."""
 
+import os
 import pickle
 import secrets
+import shutil
 import sys
 import time
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO, TypeVar
 
+import torch
+from filelock import FileLock, Timeout
 from lightning import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 
 from .errors import UserError
 
+Loadable = TypeVar("Loadable", LightningModule, LightningDataModule)
+
 
 def new_run(root: Path) -> Path:
-    """Choose a folder, and so an id, that no other run has, however many start in the same second."""
-    return root.resolve() / f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    """Choose a folder, and so an id, that no other run has, however many start in the same second.
+
+    A W&B sweep, or whoever else sets WANDB_RUN_ID, has chosen the id already.
+    """
+    unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    return root.resolve() / os.environ.get("WANDB_RUN_ID", unique)
 
 
 def existing_run(folder: str) -> Path:
@@ -24,17 +39,95 @@ def existing_run(folder: str) -> Path:
     return Path(folder).resolve()
 
 
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Make the run's folder and keep other processes out of it."""
+    lock = FileLock(run / ".lock", timeout=10)  # workers of a killed process hold it for some seconds
+    try:
+        (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"another process is training {run}: wait for it, or end it") from error
+    except OSError as error:
+        raise UserError(f"cannot write to {run}: {error.strerror}; see --trainer.default_root_dir") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written, which takes its place once it is whole and on the disk."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free >> 20
+        raise UserError(f"cannot write {path}, {free} MB are free: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Write a checkpoint whole or not at all, and keep the last but one; load plain values only."""
+
+    def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
+        path = Path(path)
+        if path.name == "last.ckpt" and path.exists():
+            path.replace(path.with_name("previous.ckpt"))
+        with whole_file(path) as file:
+            torch.save(checkpoint, file)
+
+
+def newest_checkpoint(run: Path) -> Path | None:
+    """Return the newest whole checkpoint to go on from, None if none has been written yet."""
+    found = [path for name in ("last", "previous") if (path := run / "checkpoints" / f"{name}.ckpt").exists()]
+    newest = next(filter(is_whole, found), None)
+    if found and not newest:
+        damaged = " and ".join(map(str, found))
+        raise UserError(f"{damaged}: damaged; start a new run with --config {run / 'config.yaml'}")
+    if found and newest != found[0] and rank_zero_only.rank == 0:
+        print(f"{found[0]} is damaged, and set aside; {newest} is used", file=sys.stderr)
+        found[0].replace(found[0].with_suffix(".damaged"))
+    return newest
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Return whether each byte is as it was written; `torch.load` does not check that."""
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            return archive.testzip() is None
+    except Exception:  # damage comes out in many ways
+        return False
+
+
+def resume_command(run: Path) -> str:
+    """Return what to type to go on with a run."""
+    return f"python {sys.argv[0]} --resume {run}".replace(f"{Path.cwd()}{os.sep}", "")
+
+
 def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
     """Return the checkpoint that `path` is, or the one called `name` of the run that it is."""
     checkpoint = existing_run(path) / "checkpoints" / name if Path(path).is_dir() else Path(path)
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}; give runs/<id> or a .ckpt file")
-    if not zipfile.is_zipfile(checkpoint):
+    if not is_whole(checkpoint):
         raise UserError(f"{checkpoint} is not a checkpoint, or it is damaged")
     return checkpoint
 
 
-def load(cls: type, checkpoint: Path) -> LightningModule | LightningDataModule:
+def run_folder(checkpoint: Path) -> Path:
+    """Return the folder of the run that a checkpoint belongs to, or else its own folder."""
+    folder = checkpoint.resolve().parent
+    return folder.parent if folder.name == "checkpoints" else folder
+
+
+def load(cls: type[Loadable], checkpoint: Path) -> Loadable:
     """Build a `cls` with the hyper-parameters, and if it is a model the weights, in a checkpoint."""
     try:
         return cls.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)

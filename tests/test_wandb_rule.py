@@ -1,0 +1,166 @@
+"""W&B never prompts, hangs or stops a training, and loses nothing: nine situations, each a real run."""
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from project import TINY, environment
+from sklearn.datasets import load_digits
+from wandb_server import WandbServer
+
+pytestmark = pytest.mark.slow
+
+KEY = "k" * 40
+NOBODY = "http://127.0.0.1:9"  # a port on which nothing listens
+MOST = 75.0  # seconds: 30 until the training starts, 30 after it, and the run itself
+
+
+@pytest.fixture(scope="module")
+def project(bake) -> Path:
+    return bake(accept_hooks=False)
+
+
+def train(project: Path, home: Path, *flags: str, **variables: str) -> tuple[str, Path]:
+    """Run train.py as a user would; return its output and the run's folder. It may take MOST seconds."""
+    before = set(project.glob("runs/*"))
+    done = subprocess.run(
+        [sys.executable, "train.py", *TINY.split(), "--trainer.log_every_n_steps", "2", *flags],
+        cwd=project,
+        env=environment(home) | variables,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=MOST,
+    )
+    assert done.returncode == 0, done.stdout
+    (folder,) = set(project.glob("runs/*")) - before
+    return done.stdout, folder
+
+
+def wandb(project: Path, home: Path, command: str, server: WandbServer | None = None) -> str:
+    """Run a command of W&B's in the project, logged in to the server."""
+    login = {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": KEY} if server else {}
+    done = subprocess.run(
+        [sys.executable, "-m", *command.split()],
+        cwd=project,
+        env=environment(home) | login,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def logged(folder: Path) -> set[tuple[int, str, float]]:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
+        return {(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)}
+
+
+def in_history(history: list[dict]) -> set[tuple[int, str, float]]:
+    return {
+        (line.get("trainer/global_step"), name, value)
+        for line in history
+        for name, value in line.items()
+        if isinstance(value, int | float)
+    }
+
+
+def on_disk(project: Path, home: Path, folder: Path) -> list[dict]:
+    """Return the lines of history that W&B's own reader finds in the run's folder."""
+    records = wandb(project, home, f"wandb leet inspect --json {folder}/wandb/latest-run").splitlines()
+    return [record for record in map(json.loads, records) if record["type"] == "history"]
+
+
+def assert_sync_delivers_all(project: Path, home: Path, output: str, folder: Path) -> None:
+    """Run the command of the closing box against a server that works, and find there what was logged."""
+    command = re.search(r"^upload +(wandb sync .*)$", output, re.MULTILINE)[1]
+    with WandbServer() as server:
+        wandb(project, home, command, server)
+        run = server.runs[folder.name]
+        assert logged(folder) <= in_history(run.history)
+        assert len(run.history) == len(on_disk(project, home, folder))
+        assert "test/examples" in run.summary
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({}, "W&B is offline: not logged in"),
+        ({"WANDB_API_KEY": "short"}, "W&B is offline: "),
+        ({"WANDB_API_KEY": KEY, "WANDB_BASE_URL": NOBODY}, "W&B is offline: "),
+        ({"WANDB_MODE": "offline", "WANDB_API_KEY": KEY, "WANDB_BASE_URL": NOBODY}, "set by WANDB_MODE"),
+    ],
+    ids=["no key", "key too short", "no server", "WANDB_MODE=offline"],
+)
+def test_a_run_that_cannot_go_online_is_recorded(project, tmp_path, variables, said):
+    output, folder = train(project, tmp_path, **variables)
+    assert said in output
+    assert_sync_delivers_all(project, tmp_path, output, folder)
+
+
+def test_a_server_that_refuses_the_key(project, tmp_path):
+    with WandbServer(refuse=True) as server:
+        output, folder = train(project, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+    assert "W&B is offline: " in output
+    assert_sync_delivers_all(project, tmp_path, output, folder)
+
+
+def test_a_server_that_dies_while_the_run_trains(project, tmp_path):
+    flags = ["--trainer.max_epochs", "20"]
+    with WandbServer(dies_after="CommitArtifact") as server:
+        output, folder = train(project, tmp_path, *flags, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+        assert server.dead
+        assert server.runs[folder.name].history == []
+    assert "W&B is online: logged in" in output
+    assert "--include-online" in output
+    assert_sync_delivers_all(project, tmp_path, output, folder)
+
+
+def test_a_login_puts_the_run_online(project, tmp_path):
+    with WandbServer() as server:
+        output, folder = train(project, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+        run = server.runs[folder.name]
+    assert f"charts         {server.url}" in output
+    assert "upload" not in output
+    assert run.exit_codes == [0]
+    assert logged(folder) <= in_history(run.history)
+
+
+def test_disabled_records_nothing(project, tmp_path):
+    output, folder = train(project, tmp_path, WANDB_MODE="disabled")
+    assert "W&B is disabled: set by WANDB_MODE" in output
+    assert "wandb leet" not in output
+    assert not (folder / "wandb").exists()
+    assert "test/acc" in {name for _, name, _ in logged(folder)}
+
+
+def test_two_processes_make_one_run_online(project, tmp_path):
+    flags = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    flags += ["--data.test_share", "0.197"]  # 355 images: one of them twice in two processes
+    with WandbServer() as server:
+        output, folder = train(project, tmp_path, *flags, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
+        assert set(server.runs) == {folder.name}
+        run = server.runs[folder.name]
+    assert output.count("W&B is ") == 1
+    assert logged(folder) <= in_history(run.history)
+    matrix = json.loads(next(data for name, data in run.files.items() if "confusion_matrix" in name))
+    assert sum(count for *_, count in matrix["data"]) == 355
+    digits = load_digits()
+    labels = {
+        np.uint8(image / 16 * 255 + 0.5).tobytes(): label
+        for image, label in zip(digits.images, digits.target, strict=True)
+    }
+    for image, target, *_ in json.loads(server.artifacts["test/examples.table.json"])["data"]:
+        pixels = np.array(Image.open(io.BytesIO(server.artifacts[image["path"]])))
+        assert str(labels[pixels.tobytes()]) == target

@@ -1,0 +1,21 @@
+#!/bin/bash
+# sbatch slurm.sh [flags of train.py]: trains, and goes on by itself after a preemption or at the end of the time.
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1 # one for each GPU; give --trainer.devices and --trainer.num_nodes the same numbers
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=24:00:00
+#SBATCH --signal=TERM@120 # seconds before the end: the step is finished and saved
+#SBATCH --requeue
+#SBATCH --open-mode=append
+
+export WANDB_RUN_ID=$SLURM_JOB_ID # one folder and one W&B run, however often the job starts
+if [ -f "runs/$SLURM_JOB_ID/config.yaml" ]; then
+    set -- --resume "runs/$SLURM_JOB_ID"
+fi
+srun python train.py "$@"
+status=$?
+if [ $status -eq 143 ]; then # 128 + SIGTERM
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+exit $status
