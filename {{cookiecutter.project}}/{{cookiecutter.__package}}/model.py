@@ -53,9 +53,8 @@ class Model(LightningModule):
         x, y = batch  # inputs of the network, (B,)
         scores = self(x)  # (B, num_classes)
         if self.hparams.classes:
-            losses = F.cross_entropy(
-                scores, y, label_smoothing=self.hparams.label_smoothing, reduction="none"
-            )
+            smoothing = self.hparams.label_smoothing
+            losses = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none")
             metrics["acc"].update(scores.detach(), y)
         else:
             losses = F.mse_loss(scores[:, 0], y, reduction="none")
