@@ -4,6 +4,7 @@ Installs the ranges into an empty environment, writes what came with them and pr
 """
 
 import difflib
+import json
 import re
 import subprocess
 import sys
@@ -22,7 +23,7 @@ TORCH = "torch==2.13.0"  # a step to a newer torch is a decision of its own, nev
 CUDA = ("nvidia-", "cuda-", "triton")
 
 PROJECT_HEADER = """\
-# Exact versions of all packages, made from the ranges in pyproject.toml on Linux with Python 3.11.
+# Exact versions of all packages, of every task, made from the ranges in pyproject.toml with Python 3.11.
 # CUDA packages are not listed: the torch of a machine with CUDA brings its own, pinned.
 """
 TOOLS_HEADER = """\
@@ -33,17 +34,20 @@ TOOLS_HEADER = """\
 
 
 def project_ranges(folder: str) -> list[str]:
-    """Return the requirements, development ones included, of the default project rendered in `folder`."""
-    cookiecutter(
-        str(ROOT),
-        no_input=True,
-        extra_context={"project": "my-project"},
-        output_dir=folder,
-        default_config=True,
-        accept_hooks=False,
-    )
-    settings = tomllib.loads(Path(folder, "my-project", "pyproject.toml").read_text(encoding="utf-8"))
-    return settings["project"]["dependencies"] + settings["project"]["optional-dependencies"]["dev"]
+    """Return the requirements, also those for development, of the projects of all tasks, made in `folder`."""
+    ranges = []
+    for task in json.loads((ROOT / "cookiecutter.json").read_text(encoding="utf-8"))["task"]:
+        project = cookiecutter(
+            str(ROOT),
+            no_input=True,
+            extra_context={"project": "my-project", "task": task},
+            output_dir=str(Path(folder, task)),
+            default_config=True,
+            accept_hooks=False,
+        )
+        settings = tomllib.loads(Path(project, "pyproject.toml").read_text(encoding="utf-8"))
+        ranges += settings["project"]["dependencies"] + settings["project"]["optional-dependencies"]["dev"]
+    return sorted(set(ranges))
 
 
 def tool_ranges() -> list[str]:

@@ -1,11 +1,10 @@
-"""Predict new inputs and write a CSV: `python predict.py runs/<id> image.png folder_of_images/`."""
+"""Predict new inputs and write a CSV: `python predict.py runs/<id> {{ cookiecutter.__inputs }}`."""
 
 import argparse
 import csv
 from pathlib import Path
 
 import torch
-from torch.utils.data import DataLoader
 
 from {{ cookiecutter.__package }}.data import DataModule
 from {{ cookiecutter.__package }}.harness import errors, run
@@ -24,15 +23,17 @@ def main() -> None:
     if not output.parent.is_dir():
         raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
     model = run.load(Model, checkpoint)
-    inputs = run.load(DataModule, checkpoint).new_inputs(args.inputs)
-    batches = run.inference_trainer().predict(model, DataLoader(inputs, batch_size=64))
-    probabilities, predictions = torch.cat(batches).max(dim=1)  # (N,), (N,)
+    data = run.load(DataModule, checkpoint)
+    names, inputs = data.new_inputs(args.inputs)
+    scores, predictions = torch.cat(run.inference_trainer().predict(model, data.loader(inputs))).max(dim=1)
+    columns = {"file": names, "prediction": scores.tolist()}
+    if classes := model.hparams.classes:  # the scores are probabilities
+        columns |= {"prediction": [classes[i] for i in predictions], "probability": scores.tolist()}
     with output.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        rows.writerow(["file", "prediction", "probability"])
-        classes = [model.hparams.classes[prediction] for prediction in predictions]
-        rows.writerows(zip(inputs.paths, classes, probabilities.tolist(), strict=True))
-    print(f"{len(inputs)} predictions written to {output}")
+        rows.writerow(columns)
+        rows.writerows(zip(*columns.values(), strict=True))
+    print(f"{len(names)} predictions written to {output}")
 
 
 if __name__ == "__main__":

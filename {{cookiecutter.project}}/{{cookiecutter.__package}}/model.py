@@ -8,15 +8,16 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.regression import R2Score
 
 from .network import Network
 
 
 class Model(LightningModule):
-    """Train `Network` to classify.
+    """Train `Network` to classify, or where there are no classes to predict a number.
 
     Args:
-        classes: Class names, in the order of the scores.
+        classes: Class names, in the order of the scores; none for a regression.
         lr: Peak learning rate of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101).
         weight_decay: Decoupled weight decay of AdamW.
         warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.
@@ -35,9 +36,12 @@ class Model(LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)  # plain values, so that a checkpoint always loads
-        self.network = Network(num_classes=len(classes), **network)
-        accuracy = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
-        metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable"), "acc": accuracy})
+        self.network = Network(num_classes=len(classes) or 1, **network)
+        metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable")})
+        if classes:
+            metrics["acc"] = MulticlassAccuracy(len(classes), average="micro", validate_args=False)
+        else:
+            metrics["r2"] = R2Score()
         self.train_metrics = metrics.clone(prefix="train/")
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
@@ -46,12 +50,17 @@ class Model(LightningModule):
         return self.network(x)
 
     def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        x, y = batch  # (B, C, H, W), (B,)
-        logits = self(x)  # (B, num_classes)
-        losses = F.cross_entropy(logits, y, label_smoothing=self.hparams.label_smoothing, reduction="none")
+        x, y = batch  # inputs of the network, (B,)
+        scores = self(x)  # (B, num_classes)
+        if self.hparams.classes:
+            smoothing = self.hparams.label_smoothing
+            losses = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none")
+            metrics["acc"].update(scores.detach(), y)
+        else:
+            losses = F.mse_loss(scores[:, 0], y, reduction="none")
+            metrics["r2"].update(scores[:, 0].detach(), y)
         metrics["loss"].update(losses.detach())
-        metrics["acc"].update(logits.detach(), y)
-        return losses.mean(), logits
+        return losses.mean(), scores
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         return self._step(batch, self.train_metrics)[0]
@@ -59,14 +68,14 @@ class Model(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
-        """Return what the dashboard shows of each example."""
-        _, logits = self._step(batch, self.test_metrics)
-        return {"probabilities": logits.softmax(dim=1), "target": batch[1]}
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor] | None:
+        """Return what the dashboard shows of each example that is classified."""
+        _, scores = self._step(batch, self.test_metrics)
+        return {"probabilities": scores.softmax(dim=1), "target": batch[1]} if self.hparams.classes else None
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Return class probabilities (B, num_classes) for a batch without labels."""
-        return self(batch).softmax(dim=1)
+        """Return class probabilities (B, num_classes), or numbers (B, 1), for a batch without targets."""
+        return self(batch).softmax(dim=1) if self.hparams.classes else self(batch)
 
     # Metrics are logged once an epoch: logging at each step would cost more than a small network's step.
     def on_train_epoch_end(self) -> None:

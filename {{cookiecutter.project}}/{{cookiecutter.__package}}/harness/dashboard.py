@@ -7,6 +7,7 @@ import csv
 import time
 from collections import defaultdict
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ def show_test(trainer: Trainer, probabilities: Tensor, target: Tensor) -> None:
     if isinstance(trainer.logger, WandbLogger):
         shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
         scores = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)
-        rows = [[wandb.Image(x) if isinstance(x, Image) else x, *others] for x, *others in examples]
+        rows = [[_medium(example), *others] for example, *others in examples]
         charts = {
             "test/confusion_matrix": wandb.plot.confusion_matrix(
                 None, target.tolist(), prediction.tolist(), classes
@@ -97,6 +98,12 @@ def show_test(trainer: Trainer, probabilities: Tensor, target: Tensor) -> None:
             "test/examples": wandb.Table(["example", "target", "prediction", "confidence"], rows),
         }
         trainer.logger.log_metrics(charts, trainer.global_step)
+
+
+def _medium(example):
+    if isinstance(example, Image):
+        return wandb.Image(example)
+    return wandb.Audio(example[0], example[1]) if isinstance(example, tuple) else str(example)
 
 
 def draw_learning_curves(run: Path) -> None:
@@ -139,5 +146,10 @@ def draw_examples(run: Path, examples: list[tuple]) -> None:
         axes = figure.add_subplot(4, 4, number)
         axes.set_title(f"{prediction} ({target})", color="black" if prediction == target else "red")
         axes.set_axis_off()
-        axes.imshow(np.asarray(example), cmap="gray")
+        if isinstance(example, Image):
+            axes.imshow(np.asarray(example), cmap="gray")
+        elif isinstance(example, tuple):  # samples and their rate
+            axes.plot(example[0], linewidth=0.5)
+        else:
+            axes.text(0.5, 0.5, fill(str(example)[:160], 24), ha="center", va="center", fontsize=7)
     figure.savefig(run / "examples.png")

@@ -25,7 +25,8 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except (UserError, MisconfigurationException, ModuleNotFoundError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+        message = str(error).rpartition("UserError: ")[2]  # without the traceback of a worker that loads data
+        sys.exit(f"error: {' '.join(message.split())}")
     except ValueError as error:
         if not (problem := re.search(CLASS_PROBLEM, str(error))):
             raise

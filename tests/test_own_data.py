@@ -1,0 +1,305 @@
+"""Your own data, for real: each kind of file trains, is tested and predicted; a mistake gets one line."""
+
+import csv
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import QUESTIONS
+from PIL import Image
+from project import TINY, run_many
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def projects(bake) -> dict[str, Path]:
+    """Bake a project for each task, and write the data that the commands below name into it."""
+    made = {task: bake(accept_hooks=False, task=task) for task in QUESTIONS["task"]}
+    write_images(made["image"])
+    write_texts(made["text"])
+    write_sounds(made["audio"])
+    write_tables(made["tabular"])
+    return made
+
+
+def write_images(folder: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def save(name: str, size=(12, 10), mode="RGB") -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], len(mode))
+        Image.fromarray(random.integers(0, 255, shape, dtype=np.uint8), mode).save(path)
+
+    for i in range(8):
+        for name, mode in [("red", "RGB"), ("grey", "L"), ("clear", "RGBA")]:
+            for data in ("mixed", "broken"):
+                save(f"{data}/{name}/{i}.png", mode=mode)
+            save(f"grey/{name}/{i}.png", (20, 30) if i else (5, 5), "L")
+            for split in ("train", "val", "test"):
+                save(f"split/{split}/{name}/{i}.png")
+                save(f"unseen/{split}/{name if split == 'train' else 'new'}/{i}.jpg")
+        save(f"single/cat/{i}.png")
+        save(f"lonely/cat/{i}.png")
+        save(f"hollow/cat/{i}.png")
+    save("lonely/dog/0.png")
+    save("loose/0.png")
+    (folder / "hollow" / "dog").mkdir()
+    (folder / "empty").mkdir()
+    (folder / "mixed" / "red" / "._0.png").write_text("of a Mac")
+    (folder / "broken" / "red" / "note.png").write_text("no image")
+    cut = folder / "broken" / "red" / "cut.jpg"
+    Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+
+
+def write_texts(folder: Path) -> None:
+    rows = [{"text": f"{word} number {i}", "label": word} for i in range(12) for word in ("one", "zwei")]
+    table = pd.DataFrame(rows)
+    table.to_csv(folder / "texts.csv", index=False)
+    table.to_parquet(folder / "texts.parquet", index=False)
+    table.to_json(folder / "texts.jsonl", orient="records", lines=True)
+    table.rename(columns={"text": "phrase", "label": "language"}).to_csv(folder / "named.csv", index=False)
+    table.drop(columns="label").to_csv(folder / "no_label.csv", index=False)
+    (folder / "splits").mkdir()
+    for split in ("train", "validation", "test"):
+        table.to_csv(folder / "splits" / f"{split}.csv", index=False)
+    (folder / "latin1.csv").write_bytes("text,label\nabc,one\ncafé,zwei\n".encode("latin-1"))
+    table.assign(label=table["label"].mask(table.index == 5)).to_csv(folder / "gap.csv", index=False)
+    table.assign(text=table["text"].mask(table.index == 3)).to_csv(folder / "no_text.csv", index=False)
+    table.assign(text="null", label=table["label"].replace("one", "NA")).to_csv(
+        folder / "null.csv", index=False
+    )
+    (folder / "header.csv").write_text("text,label\n")
+    (folder / "broken.jsonl").write_text('{"text": "a", "label": \n')
+    (folder / "new.txt").write_text("one number 3\n\nцвай номер 7\n", encoding="utf-8")
+    (folder / "latin1.txt").write_bytes("café\n".encode("latin-1"))
+
+
+def write_sounds(folder: Path) -> None:
+    random = np.random.default_rng(0)
+
+    def save(name: str, rate=8000, channels=1) -> None:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        length = int(rate * random.uniform(0.05, 0.2))
+        soundfile.write(path, random.normal(scale=0.1, size=(length, channels)), rate)
+
+    for i in range(8):
+        for name in ("low", "high"):
+            save(f"sounds/{name}/{i}.wav", rate=16000 if i == 0 else 8000, channels=1 + i % 2)
+            save(f"sounds/{name}/{i}.flac")
+            save(f"broken/{name}/{i}.wav")
+    (folder / "broken" / "low" / "note.wav").write_text("no sound")
+    (folder / "broken" / "low" / "none.wav").write_bytes(b"")
+
+
+def write_tables(folder: Path) -> None:
+    random = np.random.default_rng(0)
+    size = random.normal(5, 2, 80).round(3)
+    colour = random.choice(["red", "green", "blue"], 80)
+    table = pd.DataFrame({"size": size, "colour": colour, "id": [f"n{i}" for i in range(80)]})
+    table["kind"] = np.where((size > 5) ^ (colour == "red"), "a", "b")
+    table["price"] = (3 * size + (colour == "blue")).round(3)
+    table.to_csv(folder / "table.csv", index=False)
+    table.to_parquet(folder / "table.parquet", index=False)
+    table.assign(size=table["size"].mask(table.index == 6)).to_csv(folder / "gap.csv", index=False)
+    table.assign(kind=table["kind"].mask(table.index == 6)).to_csv(folder / "no_kind.csv", index=False)
+    table.assign(kind=table["kind"].where(table.index != 7, "c")).to_csv(folder / "rare.csv", index=False)
+    table.drop(columns="kind").head(3).assign(colour="pink").to_csv(folder / "new.csv", index=False)
+    table.drop(columns=["kind", "size"]).head(3).to_csv(folder / "narrow.csv", index=False)
+    table.head(3).assign(size="large").to_csv(folder / "words.csv", index=False)
+
+
+# Task: settings, what is predicted, how many rows there must be, what training says.
+WORKS = {
+    "image": [
+        ("--data.path mixed", "mixed", 24, ""),
+        ("--data.path grey --data.image_size 16 --data.balanced true", "grey mixed/red/0.png", 25, ""),
+        ("--data.path split --data.num_workers 0", "split/test", 24, ""),
+        ("--data.path broken --data.skip_unreadable true", "broken/grey", 8, ""),
+        ("--data.path mixed --data.fold 2 --data.num_folds 4", "mixed", 24, ""),
+    ],
+    "text": [
+        ("--data.path texts.csv", "new.txt", 3, ""),
+        ("--data.path texts.parquet", "texts.parquet", 24, ""),
+        ("--data.path texts.jsonl --data.max_length 5", "no_label.csv texts.jsonl", 48, ""),
+        ("--data.path named.csv --data.text_column phrase --data.target language", "named.csv", 24, ""),
+        ("--data.path splits", "splits", 72, ""),
+        ("--data.path null.csv", "new.txt", 3, ""),
+    ],
+    "audio": [
+        ("--data.path sounds", "sounds", 32, "resampled to 8000 Hz"),
+        ("--data.path broken --data.skip_unreadable true --data.max_seconds 0.1", "sounds/low/0.wav", 1, ""),
+    ],
+    "tabular": [
+        ("--data.path table.csv --data.target kind", "new.csv table.csv", 83, ""),
+        ("--data.path table.parquet --data.target kind --data.balanced true", "table.parquet", 80, ""),
+        ("--data.path table.csv --data.target price", "table.csv", 80, ""),
+        ("--data.dataset diabetes", "", 0, ""),
+    ],
+}
+
+
+@pytest.mark.parametrize("task", WORKS)
+def test_own_data_train_evaluate_and_predict(projects, home, task):
+    project = projects[task]
+    done = run_many(project, [f"train.py {TINY} {flags}" for flags, *_ in WORKS[task]], home=home)
+    for (flags, _, _, said), result in zip(WORKS[task], done, strict=True):
+        assert result.code == 0, f"{flags}\n{result.err}"
+        assert said in result.err + result.out
+    runs = sorted((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)[-len(done) :]
+    commands = []
+    for (_, new, _, _), folder in zip(WORKS[task], runs, strict=True):
+        commands.append(f"evaluate.py {folder}")
+        if new:
+            commands.append(f"predict.py {folder} {new}")
+    for command, result in zip(commands, run_many(project, commands, home=home), strict=True):
+        assert result.code == 0, f"{command}\n{result.err}"
+    for (flags, new, count, _), folder in zip(WORKS[task], runs, strict=True):
+        if new:
+            assert len(predictions(folder)) == count, flags
+
+
+def predictions(folder: Path) -> list[str]:
+    """Return what predict.py wrote."""
+    with (folder / "predictions.csv").open(encoding="utf-8") as file:
+        return [row["prediction"] for row in csv.DictReader(file)]
+
+
+MISTAKES = {
+    "image": {
+        "--data.path nowhere": ["no file or folder nowhere"],
+        "--data.path empty": ["empty holds no file"],
+        "--data.path single": ["one class", "cat"],
+        "--data.path lonely": ["too few examples", "dog (1)"],
+        "--data.path hollow": ["hollow/dog is empty"],
+        "--data.path loose": ["loose/0.png lies in no folder of a class"],
+        "--data.path broken": ["broken/red/cut.jpg", "broken/red/note.png", "--data.skip_unreadable true"],
+        "--data.path unseen": ["new", "in the val split", "red"],
+        "--data.path config.yaml": ["config.yaml", ".parquet"],
+        "--data.path split --data.fold 0": ["fold 0", "test split of its own"],
+        "--data.fold 5": ["fold 5 of num_folds 5"],
+        "--data.prefetch_factor 2": ["do not fit together", "prefetch_factor"],
+        "--data.persistent_workers true": ["do not fit together", "persistent_workers"],
+        "--data.timeout 5": ["do not fit together", "num_workers"],
+        "--data.path mixed --data.drop_last true": ["drop_last", "batches of 64"],
+        "--data.num_workers -1": ["do not fit together", "num_workers"],
+    },
+    "text": {
+        "--data.path no_label.csv": ["--data.target", "choose from text"],
+        "--data.path texts.csv --data.target lable": ["no column lable", "text, label"],
+        "--data.path named.csv --data.target language": ["--data.text_column", "phrase, language"],
+        "--data.path latin1.csv": ["latin1.csv, line 3", "UTF-8"],
+        "--data.path gap.csv": ["gap.csv, row 6: label is missing"],
+        "--data.path no_text.csv": ["no_text.csv, row 4: text is missing"],
+        "--data.path header.csv": ["header.csv", "it holds no row"],
+        "--data.path broken.jsonl": ["cannot read broken.jsonl"],
+        "--data.path nowhere.csv": ["nowhere.csv"],
+    },
+    "audio": {
+        "--data.path broken": ["broken/low/note.wav", "broken/low/none.wav", "--data.skip_unreadable true"],
+        "--data.path nowhere/sounds": ["nowhere/sounds"],
+    },
+    "tabular": {
+        "--data.path gap.csv --data.target kind": ["gap.csv, row 7: size is missing"],
+        "--data.path no_kind.csv --data.target kind": ["no_kind.csv, row 7: kind is missing"],
+        "--data.path rare.csv --data.target kind": ["too few examples", "c (1)"],
+        "--data.path table.csv": ["--data.target", "size, colour, id, kind, price"],
+        "--data.path table.csv --data.target kind --data.regression true": ["regression", "a"],
+        "--data.path table.csv --data.target price --data.balanced true": ["balanced", "regression"],
+        "--data.dataset iris": ["data.dataset", "iris"],
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def refused(projects, home):
+    """Return refused(task), which runs all the mistakes of a task in one process, once."""
+
+    @functools.cache
+    def run_mistakes(task: str) -> dict:
+        done = run_many(projects[task], [f"train.py {TINY} {flags}" for flags in MISTAKES[task]], home=home)
+        return dict(zip(MISTAKES[task], done, strict=True))
+
+    return run_mistakes
+
+
+@pytest.mark.parametrize(("task", "flags"), [(task, flags) for task in MISTAKES for flags in MISTAKES[task]])
+def test_a_mistake_gets_one_clear_line(refused, task, flags):
+    assert_one_line(refused(task)[flags], MISTAKES[task][flags])
+
+
+def assert_one_line(done, words: list[str]) -> None:
+    lines = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert done.code == 1
+    assert "Traceback" not in done.err, done.err
+    assert len(lines) == 1, done.err
+    for word in words:
+        assert word in lines[0]
+
+
+def test_a_checkpoint_needs_no_data_set(projects, home):
+    """Predict after the data set has gone; what is wrong with new inputs is said in one line."""
+    project = projects["tabular"]
+    commands = ["train.py --data.path gone.csv --data.target kind --trainer.max_epochs 1"]
+    shutil.copy(project / "table.csv", project / "gone.csv")
+    (trained,) = run_many(project, commands, home=home)
+    assert trained.code == 0, trained.err
+    (project / "gone.csv").unlink()
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    good, narrow, gap, words = run_many(
+        project,
+        [f"predict.py {folder} {new}" for new in ("new.csv", "narrow.csv", "gap.csv", "words.csv")],
+        home=home,
+    )
+    assert good.code == 0, good.err
+    assert_one_line(narrow, ["narrow.csv", "size"])
+    assert_one_line(gap, ["gap.csv, row 7", "size"])
+    assert_one_line(words, ["words.csv, row 1", "size", "large"])
+
+
+def test_new_texts_that_are_not_utf8_are_named(projects, home):
+    project = projects["text"]
+    (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    (done,) = run_many(project, [f"predict.py {folder} latin1.txt"], home=home)
+    assert trained.code == 0
+    assert_one_line(done, ["latin1.txt", "UTF-8"])
+
+
+def test_a_file_that_goes_bad_later_is_named(projects, home):
+    """It goes bad after the check; or it is new."""
+    project = projects["image"]
+    flags = "--data.path mixed --data.num_workers 1"
+    (trained,) = run_many(project, [f"train.py {TINY} {flags}"], home=home)
+    assert trained.code == 0, trained.err
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    (done,) = run_many(project, [f"predict.py {folder} mixed broken/red/note.png"], home=home)
+    assert_one_line(done, ["error: broken/red/note.png is not an image"])
+
+
+def test_a_changed_file_is_read_again(projects, home):
+    """The cache of `datasets` must not serve an old file."""
+    project = projects["text"]
+    file = project / "changing.jsonl"
+    for classes in (("a", "b"), ("c", "d", "e")):
+        rows = [{"text": f"text {i}", "label": label} for i in range(10) for label in classes]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        (done,) = run_many(project, [f"train.py {TINY} --data.path {file.name}"], home=home)
+        assert done.code == 0, done.err
+        folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+        (predicted,) = run_many(project, [f"predict.py {folder} {file.name}"], home=home)
+        assert predicted.code == 0, predicted.err
+        assert set(predictions(folder)) <= set(classes)

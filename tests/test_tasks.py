@@ -1,0 +1,149 @@
+"""Each task has its data and its network; all else is the same. A fifth task is tested here by itself."""
+
+import difflib
+import itertools
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import QUESTIONS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from project import TINY, environment, run_many
+
+TASKS = QUESTIONS["task"]
+OWN = {"my_project/data.py", "my_project/network.py"}
+# How many lines of other files may name the task: texts, requirements, settings, links.
+NAMING = {"README.md": 30, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1, "train.py": 1}
+
+
+@pytest.fixture(scope="module")
+def projects(bake) -> dict[str, Path]:
+    return {task: bake(accept_hooks=False, task=task) for task in TASKS}
+
+
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(TASKS, 2)))
+def test_two_tasks_differ_in_data_and_network_only(projects, one, other):
+    files = [
+        {
+            path.relative_to(projects[task]).as_posix(): path
+            for path in projects[task].rglob("*")
+            if path.is_file()
+        }
+        for task in (one, other)
+    ]
+    assert files[0].keys() == files[1].keys()
+    for name in files[0].keys() - OWN:
+        texts = [found[name].read_text(encoding="utf-8").splitlines() for found in files]
+        changed = [line for line in difflib.ndiff(*texts) if line.startswith(("+", "-"))]
+        assert len(changed) <= 2 * NAMING.get(name, 0), (name, changed)
+    for name in OWN:
+        assert files[0][name].read_text(encoding="utf-8") != files[1][name].read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_is_small(projects, task):
+    files = [projects[task] / "my_project" / name for name in ("data.py", "network.py", "model.py")]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    assert sum(bool(line.strip()) for line in lines) <= 300
+
+
+@pytest.fixture(scope="module")
+def loading(projects):
+    """Import the module that splits; the task does not matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(projects["image"])
+        import my_project.harness.loading as loading
+
+        yield loading
+        for name in [name for name in sys.modules if name.startswith("my_project")]:
+            del sys.modules[name]
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), folds=st.integers(2, 6), seed=st.integers(0, 99), stratified=st.booleans())
+def test_folds_partition_the_data(loading, data, folds, seed, stratified):
+    """Each example is tested on in one fold, and no fold has it in two splits."""
+    count = data.draw(st.integers(10 * folds, 200))
+    strata = [i % 2 for i in range(count)] if stratified else None
+    tested = []
+    for fold in range(folds):
+        parts = loading.split(count, strata, 0.1, 0.2, seed, fold, folds)
+        assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(count))
+        assert all(len(part) for part in parts.values())
+        tested += parts["test"].tolist()
+    assert sorted(tested) == list(range(count))
+
+
+@settings(max_examples=60, deadline=None)
+@given(count=st.integers(30, 300), val=st.floats(0.1, 0.3), test=st.floats(0.1, 0.3), seed=st.integers(0, 99))
+def test_a_split_loses_nothing_and_is_the_same_again(loading, count, val, test, seed):
+    strata = ["a", "b", "b"] * (count // 3)
+    parts = loading.split(len(strata), strata, val, test, seed, None, 5)
+    again = loading.split(len(strata), strata, val, test, seed, None, 5)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(strata)))
+    assert all((parts[name] == again[name]).all() for name in parts)
+    assert abs(len(parts["test"]) - test * len(strata)) <= 1
+    assert abs(len(parts["val"]) - val * len(strata)) <= 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=200), size=st.integers(1, 32))
+def test_similar_lengths_draw_each_example_once(loading, lengths, size):
+    assert sorted(loading.SimilarLengths(lengths, size)) == list(range(len(lengths)))
+
+
+PADDING = """
+import torch, train
+from torch.nn import functional as F
+from my_project.data import DataModule
+from my_project.model import Model
+
+torch.manual_seed(0)
+data = DataModule()
+data.setup("fit")
+links = {to.split(".")[1]: getattr(data, source.split(".")[1]) for source, to in train.LINKS.items()}
+model = Model(**links)
+inputs, targets = next(iter(data.train_dataloader()))
+model(inputs)  # in training: the running statistics of batch normalisation are no longer 0 and 1
+model.eval()
+order = torch.randperm(len(targets))
+with torch.no_grad():
+    scores = model(inputs)[order]
+    if isinstance(inputs, tuple):  # samples and lengths
+        more = F.pad(inputs[0], (0, 3000))[order], inputs[1][order]
+    else:  # bytes of text
+        more = F.pad(inputs, (0, 30))[order]
+    torch.testing.assert_close(model(more), scores, atol=1e-5, rtol=1e-5)
+    assert scores.std() > 1e-3
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["text", "audio"])
+def test_order_and_padding_of_a_batch_do_not_matter(projects, tmp_path, task):
+    command = [sys.executable, "-W", "ignore", "-c", PADDING]
+    done = subprocess.run(
+        command, cwd=projects[task], env=environment(tmp_path), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
+    project = projects[task]
+    (trained,) = run_many(project, [f"train.py {TINY}"], home=tmp_path)
+    assert trained.code == 0, trained.err
+    warned = [line for line in trained.err.splitlines() if "Warning" in line]
+    expected = ("LeafSpec", "JsonargparseDeprecationWarning")
+    assert [line for line in warned if not any(word in line for word in expected)] == []
+    (folder,) = (project / "runs").iterdir()
+    (evaluated,) = run_many(project, [f"evaluate.py {folder}"], home=tmp_path)
+    assert evaluated.code == 0, evaluated.err
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    tested = subprocess.run(command, cwd=project, env=environment(tmp_path), capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout
+    assert "skipped" not in tested.stdout
