@@ -175,6 +175,8 @@ class Watchdog(Callback):
     def _watch(self) -> None:
         while time.monotonic() < self.fed + self.seconds:
             time.sleep(1)
+            if self.fed == math.inf:  # torn down
+                return
         faulthandler.dump_traceback(sys.__stderr__)
         print(f"error: no batch for {self.seconds} s (--stuck_after): see where it stands", file=sys.stderr)
         for worker in multiprocessing.active_children():
