@@ -95,6 +95,16 @@ def test_similar_lengths_draw_each_example_once(loading, lengths, size):
     assert sorted(loading.SimilarLengths(lengths, size)) == list(range(len(lengths)))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("task", TASKS)
+def test_one_batch_is_not_all_batches(projects, tmp_path, task):
+    """Libraries of a task, imported before lightning, can turn the integers of its settings into shares."""
+    (shown,) = run_many(
+        projects[task], ["train.py --trainer.limit_train_batches 1 --print_config"], home=tmp_path
+    )
+    assert "limit_train_batches: 1\n" in shown.out
+
+
 PADDING = """
 import torch, train
 from torch.nn import functional as F
