@@ -1,4 +1,4 @@
-"""Predict new inputs and write a CSV: `python predict.py runs/<id> image.png folder_of_images/`."""
+"""Predict new inputs and write a CSV: `python predict.py runs/<id> {{ cookiecutter.__inputs }}`."""
 
 import argparse
 import csv

@@ -11,7 +11,7 @@ from {{ cookiecutter.__package }}.harness.errors import one_line_errors
 from {{ cookiecutter.__package }}.model import Model
 
 # What the model must know of the data.
-LINKS = {f"data.{name}": f"model.{name}" for name in ("classes", "channels")}
+LINKS = {f"data.{name}": f"model.{name}" for name in ("classes", {{ cookiecutter.__links }})}
 
 
 @one_line_errors()
