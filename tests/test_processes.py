@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from project import TINY, environment, run
 
 pytestmark = pytest.mark.slow
@@ -50,3 +51,21 @@ def test_two_processes_of_ddp_make_one_run(project, tmp_path):
     names = [line.split(",")[1] for line in (folder / "metrics.csv").read_text().splitlines()]
     assert names.count("test/acc") == 1
     assert done.out.count("evaluate.py runs/") == 1
+
+
+def test_the_number_of_processes_changes_results_by_rounding_only(bake, tmp_path):
+    """The same global batches, which `overfit_batches` keeps in order: of 16 rows, or twice of 8."""
+    project = bake(accept_hooks=False, task="tabular")
+    same = "--model.dropout 0 --trainer.overfit_batches 5 --trainer.max_epochs 10 --trainer.accelerator cpu"
+    two = "--data.batch_size 8 --trainer.devices 2 --trainer.strategy ddp"
+    weights = []
+    for name, flags in {"one": "--data.batch_size 16", "two": two}.items():
+        command = f"train.py {same} {flags} --trainer.default_root_dir {name}"
+        done = run(project, command, home=tmp_path, network=True)
+        assert done.code == 0, done.err
+        (path,) = (project / name).glob("*/checkpoints/last.ckpt")
+        checkpoint = torch.load(path, weights_only=True)
+        assert checkpoint["global_step"] == 50
+        weights.append(checkpoint["state_dict"])
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
