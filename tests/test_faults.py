@@ -285,7 +285,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_and_the_run_goes_on_when_ther
 def test_nan_never_overwrites_a_good_checkpoint_and_its_operation_is_found(bake, home):
     project = bake(accept_hooks=False)
     model = project / "my_project" / "model.py"
-    mean, spoilt = "return losses.mean(), logits", "losses = losses * (-losses[0].detach()).log()\n"
+    mean, spoilt = "return losses.mean(), scores", "losses = losses * (-losses[0].detach()).log()\n"
     changed = f"if self.global_step == 40:\n            {spoilt}        {mean}"
     assert mean in model.read_text()
     model.write_text(model.read_text().replace(mean, changed))
