@@ -30,6 +30,7 @@ trainer = cli.trainer
 if not tracked:
     quiet = {"Dashboard", "LearningRateMonitor"}
     trainer.callbacks = [each for each in trainer.callbacks if type(each).__name__ not in quiet]
+    (cli.folder / "checkpoints").mkdir(parents=True)
 clock = [time.perf_counter()]
 with cli.tracked_run() if tracked else contextlib.nullcontext():
     clock.append(time.perf_counter())
