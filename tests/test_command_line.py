@@ -112,10 +112,10 @@ def test_a_mistake_ends_the_process_with_1(project, tmp_path):
 def test_a_bug_keeps_its_traceback(bake, tmp_path):
     project = bake(accept_hooks=False)
     network = project / "my_project" / "network.py"
-    network.write_text(network.read_text().replace("x = self.features(x)", "x = self.feature(x)"))
+    network.write_text(network.read_text().replace("self.backbone(images", "self.spine(images"))
     done = run(project, "train.py", home=tmp_path)
     assert done.code == 1
-    assert "AttributeError: 'Network' object has no attribute 'feature'" in done.err
+    assert "AttributeError: 'Network' object has no attribute 'spine'" in done.err
 
 
 def test_settings_come_from_file_then_layer_then_flag(project, tmp_path):
