@@ -1,12 +1,11 @@
 """The command line of train.py: typed settings, layered files, one run."""
 
-import faulthandler
-import math
 import multiprocessing
 import os
 import sys
 import threading
 import time
+import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -155,14 +154,17 @@ class EpochLines(Callback):
 
 
 class Watchdog(Callback):
-    """End the process, and say where it stands, when for `seconds` no batch has been finished."""
+    """End the run, and say where each rank stands, when for `seconds` no batch has been finished."""
+
+    over = threading.Event()
 
     def __init__(self, seconds: float):
         self.seconds = seconds
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.feed()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self.over = threading.Event()
+        threading.Thread(target=self._watch, args=(trainer, self.over), daemon=True).start()
 
     def feed(self, *_) -> None:
         self.fed = time.monotonic()
@@ -170,17 +172,24 @@ class Watchdog(Callback):
     on_train_batch_end = on_validation_batch_end = on_test_batch_end = feed
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.fed = math.inf
+        self.over.set()
 
-    def _watch(self) -> None:
+    on_exception = teardown
+
+    def _watch(self, trainer: Trainer, over: threading.Event) -> None:
         while time.monotonic() < self.fed + self.seconds:
-            time.sleep(1)
-            if self.fed == math.inf:  # torn down
+            if over.wait(1):
                 return
-        faulthandler.dump_traceback(sys.__stderr__)
-        print(f"error: no batch for {self.seconds} s (--stuck_after): see where it stands", file=sys.stderr)
-        for worker in multiprocessing.active_children():
-            worker.kill()
+        frame = sys._current_frames()[threading.main_thread().ident]
+        stack = "".join(traceback.format_stack(frame, limit=12))
+        reason = f"no batch for {self.seconds} s (--stuck_after); above is where it stands"
+        # All at once, or what other ranks say would mix with it.
+        print(f"{stack}error: rank {trainer.global_rank}: {reason}", file=sys.stderr, flush=True)
+        if trainer.world_size > 1:
+            time.sleep(5)  # for the others to say where they stand: one of them may keep this one waiting
+        ranks = getattr(trainer.strategy.launcher, "procs", [])
+        for process in [*multiprocessing.active_children(), *ranks]:
+            process.kill()
         os._exit(1)
 
 
