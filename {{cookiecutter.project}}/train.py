@@ -2,9 +2,6 @@
 
 from pathlib import Path
 
-# First, or 1 is read as 1.0 where a setting may be both: typing keeps the first order of Union[int, float].
-from lightning import Trainer
-
 from {{ cookiecutter.__package }}.data import DataModule
 from {{ cookiecutter.__package }}.harness.cli import TrainCLI
 from {{ cookiecutter.__package }}.harness.errors import one_line_errors
@@ -17,8 +14,7 @@ LINKS = {f"data.{name}": f"model.{name}" for name in ("classes", {{ cookiecutter
 @one_line_errors()
 def main() -> None:
     cli = TrainCLI(Model, DataModule, Path(__file__).parent, LINKS)
-    trainer: Trainer = cli.trainer
-    model, data = cli.model, cli.datamodule
+    trainer, model, data = cli.trainer, cli.model, cli.datamodule
     with cli.tracked_run():
         trainer.fit(model, data, ckpt_path=cli.resume_from, weights_only=True)
         best = cli.best.best_model_path or None  # where nothing was validated: the weights as they are

@@ -1,1 +1,3 @@
 """{{ cookiecutter.__description }}"""
+
+from . import harness as harness

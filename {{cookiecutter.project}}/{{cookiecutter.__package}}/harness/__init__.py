@@ -1,7 +1,19 @@
 """The machinery around data, network and model: it knows nothing of the task."""
+# ruff: noqa: E402, F401, I001
 
+import gc
 import logging
 import warnings
+
+# Imports make a million objects and no garbage: looking for it would take a second. wandb comes before
+# lightning, because it goes through all modules there are, and lightning before the rest, because typing
+# keeps the first order of Union[int, float]: after others, a setting that may be both would read 1 as 1.0.
+gc.disable()
+import wandb.apis.public
+import lightning
+
+gc.freeze()
+gc.enable()
 
 # What Lightning says on these versions and no user can act on.
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
