@@ -6,7 +6,7 @@ VENV = .venv/bin/python
 STAMP = .venv/installed
 WORKERS ?= 2
 
-.PHONY: help demo test test-quick check fix lock chaos benchmark clean
+.PHONY: help demo test test-quick check fix lock chaos benchmark gallery clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -43,6 +43,9 @@ chaos: $(STAMP)  ## kill runs at 50 random moments, resume them, compare with on
 
 benchmark: $(STAMP)  ## time the generated project beside a hand-written loop
 	$(VENV) benchmarks/run.py
+
+gallery: $(STAMP)  ## train every task; make docs/gallery.md and the pictures of the README
+	$(VENV) scripts/gallery.py
 
 clean:  ## remove .venv, build/ (with the demo's runs) and caches
 	rm -rf .venv build .hypothesis .pytest_cache .ruff_cache .mypy_cache
