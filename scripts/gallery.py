@@ -98,7 +98,7 @@ def picture(screen: pyte.Screen, title: str, path: Path) -> None:
 
 
 def run_of(place: tuple[pyte.screens.Char, int]) -> tuple[Style, int]:
-    """Return what neighbours share that are drawn as one: those in a word, while others stand at their place."""
+    """Return what neighbours have alike that are drawn as one: a word is, all else stands at its place."""
     cell, column = place
     style = Style.from_color(colour_of(cell.fg), colour_of(cell.bg)) + Style(
         bold=cell.bold, reverse=cell.reverse
