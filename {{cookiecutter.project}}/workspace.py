@@ -21,7 +21,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         raise errors.UserError("install the extra first: pip install wandb-workspaces") from error
 
-    def charts(*lines: list[str]) -> list:
+    def charts(*lines: list) -> list:
         return [panels.LinePlot(x=STEP, y=names, title=names[0].rpartition("/")[2]) for names in lines]
 
     tracking = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["tracking"]
@@ -36,7 +36,7 @@ def main() -> None:
     if not wandb.login(prompt=False):
         raise errors.UserError("a workspace lives on your W&B server: run wandb login first")
     workspace = ws.Workspace(
-        entity=tracking["entity"] or wandb.Api().default_entity,
+        entity=tracking["entity"] or wandb.Api().default_entity or "",
         project=tracking["project"],
         name=tracking["project"],
         sections=[

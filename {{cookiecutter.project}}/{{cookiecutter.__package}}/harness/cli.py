@@ -69,9 +69,9 @@ class TrainCLI(LightningCLI):
         early = ArgumentParser(add_help=False, allow_abbrev=False)
         early.add_argument("--resume", nargs="?")
         early.add_argument("--config", "-c", nargs="?", action="append", type=Path, default=[])
-        early = early.parse_known_args()[0]
-        base = (existing_run(early.resume) if early.resume else self.project) / "config.yaml"
-        files = [base, *filter(None, early.config)]
+        given = early.parse_known_args()[0]
+        base = (existing_run(given.resume) if given.resume else self.project) / "config.yaml"
+        files = [base, *filter(None, given.config)]
         for file in files:
             check_settings_file(file)
         try:

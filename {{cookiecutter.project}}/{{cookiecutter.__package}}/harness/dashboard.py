@@ -31,7 +31,8 @@ class Dashboard(Callback):
     """
 
     def on_train_epoch_start(self, *_) -> None:
-        self.start, self.samples, self.grad_norm = time.perf_counter(), 0, None
+        self.start, self.samples = time.perf_counter(), 0
+        self.grad_norm: Tensor | None = None
 
     on_train_start = on_train_epoch_start  # a resumed epoch does not start again
 
@@ -55,7 +56,7 @@ class Dashboard(Callback):
         draw_learning_curves(Path(trainer.default_root_dir))
 
     def on_test_start(self, *_) -> None:
-        self.outputs = []
+        self.outputs: list = []
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         if outputs:

@@ -120,7 +120,7 @@ def readable(rows, look: Callable, skip: bool):
         except UserError as error:
             return error
 
-    seen = []
+    seen: list = []
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), 1000):
             seen += pool.map(attempt, rows["file"][start : start + 1000])

@@ -64,16 +64,16 @@ class SplitDataModule(LightningDataModule):
             raise UserError(f"fold {fold} of num_folds {num_folds}: count folds from 0; have at least two")
         self.save_hyperparameters(logger=False)
 
-    def read(self) -> dict[str, tuple[Sequence, list]]:
+    def read(self) -> dict[str, tuple]:
         """Return inputs and targets: all of them as "train", or with "val" or "test" beside it."""
         raise NotImplementedError
 
-    def describe(self, inputs: Sequence, targets: list) -> dict:
+    def describe(self, inputs, targets: list) -> dict:
         """Return what the training examples say about how to treat others, as plain values."""
         return {}
 
-    def dataset(self, inputs: Sequence, targets: list | None = None) -> Dataset:
-        """Return the data set of a split; without targets, that of new inputs."""
+    def dataset(self, inputs, targets: list | None = None):
+        """Return the `Dataset` of a split; without targets, that of new inputs."""
         raise NotImplementedError
 
     collate: Callable | None = None
@@ -83,17 +83,17 @@ class SplitDataModule(LightningDataModule):
         return [str(target) for target in sorted(set(targets))]
 
     @cached_property
-    def parts(self) -> dict[str, tuple[Sequence, list]]:
+    def parts(self) -> dict[str, tuple]:
         """Inputs and targets of the three splits."""
         settings, parts = self.hparams, self.read()
         inputs, targets = parts["train"]
         if settings.fold is not None and "test" in parts:
             raise UserError(f"fold {settings.fold}: {settings.path} has a test split of its own")
-        shares = [0 if name in parts else settings[f"{name}_share"] for name in ("val", "test")]
+        val, test = (0 if name in parts else settings[f"{name}_share"] for name in ("val", "test"))
         strata = None if self.groups else targets if self.class_names(targets) else tenths(targets)
         _, groups = np.unique(self.groups or range(len(targets)), return_inverse=True)
         chosen = split(
-            groups.max() + 1, strata, *shares, settings.split_seed, settings.fold, settings.num_folds
+            groups.max() + 1, strata, val, test, settings.split_seed, settings.fold, settings.num_folds
         )
         for name, members in chosen.items():
             if name not in parts or name == "train":
@@ -194,20 +194,20 @@ def split(
 ) -> dict[str, np.ndarray]:
     """Share out `count` examples, each to one split, in equal shares of each of `strata`."""
     few = [f"{label} ({n})" for label, n in Counter(strata or ()).items() if n < 1 + bool(val) + bool(test)]
-    if few or len(set(strata or (0, 1))) < 2:
-        reason = f"too few examples of {', '.join(map(str, few))}" if few else f"one class only: {strata[0]}"
+    if few or len(seen := set(strata or (0, 1))) < 2:
+        reason = f"too few examples of {', '.join(map(str, few))}" if few else f"one class only: {seen.pop()}"
         raise UserError(f"the data cannot be split: {reason}")
-    strata = None if strata is None else np.array(strata)
-    rest, tested, validated = np.arange(count), [], []
+    labels = None if strata is None else np.array(strata)
+    rest, tested, validated = np.arange(count), np.arange(0), np.arange(0)
     try:
         if fold is not None:
-            folds = (KFold if strata is None else StratifiedKFold)(num_folds, shuffle=True, random_state=seed)
-            rest, tested = list(folds.split(rest, strata))[fold]
+            folds = (KFold if labels is None else StratifiedKFold)(num_folds, shuffle=True, random_state=seed)
+            rest, tested = list(folds.split(rest, labels))[fold]
         elif test:
-            rest, tested = train_test_split(rest, test_size=test, stratify=strata, random_state=seed)
+            rest, tested = train_test_split(rest, test_size=test, stratify=labels, random_state=seed)
         if val:
-            strata, share = None if strata is None else strata[rest], val * count / len(rest)
-            rest, validated = train_test_split(rest, test_size=share, stratify=strata, random_state=seed)
+            labels, share = None if labels is None else labels[rest], val * count / len(rest)
+            rest, validated = train_test_split(rest, test_size=share, stratify=labels, random_state=seed)
     except ValueError as error:
         raise UserError(f"the data cannot be split: {error}") from error
     return {"train": rest, "val": validated, "test": tested}

@@ -59,7 +59,7 @@ class BatchOrder:
 class SeededDataset(Dataset):
     """Load each batch with its own draws, whichever worker does it."""
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset):
         self.dataset = dataset
 
     def __len__(self) -> int:
@@ -94,7 +94,11 @@ class ExactLoader(DataLoader):
             self.batch = batch
             yield batch
 
-    state_dict = load_state_dict = lambda self, *_: {}  # tells Lightning that it can go on within an epoch
+    def state_dict(self, *_) -> dict:
+        """Tell Lightning that this loader can go on within an epoch."""
+        return {}
+
+    load_state_dict = state_dict
 
 
 def start_worker(worker_init_fn, number: int) -> None:
@@ -109,7 +113,7 @@ def start_worker(worker_init_fn, number: int) -> None:
 def checksum(batch) -> int:
     """Return a checksum of the tensors in a batch."""
     tensors = [leaf.cpu().flatten() for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
-    return zlib.crc32(b"".join(tensor.view(torch.uint8).numpy() for tensor in tensors))
+    return zlib.crc32(b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in tensors))
 
 
 class Resume(Callback):
@@ -117,7 +121,9 @@ class Resume(Callback):
 
     def __init__(self, run: Path, seed: int, settings: str):
         self.run, self.seed, self.settings = run, seed, settings
-        self.loader, self.resumed, self.logged = None, {}, {}
+        self.loader: ExactLoader | None = None
+        self.resumed: dict = {}
+        self.logged: dict = {}
         self.training, self.saving, self.signum, self.next_save = False, False, 0, 0.0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -157,7 +163,7 @@ class Resume(Callback):
 
     def _restore(self, trainer: Trainer, model: LightningModule, batch: int, metrics: dict, logged: dict):
         # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
-        found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
+        found = {checksum(next(iter(self.loader))) for _ in range(2)} if self.loader and batch else {batch}
         if len(found) == 1 and found != {batch}:
             raise UserError(f"the data is not what it was when {self.run} stopped: start a new run")
         trainer.callback_metrics.update(self.resumed["callback_metrics"])

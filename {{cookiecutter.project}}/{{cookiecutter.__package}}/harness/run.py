@@ -76,7 +76,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 class WholeCheckpoints(TorchCheckpointIO):
     """Write a checkpoint whole or not at all, and keep the last but one; load plain values only."""
 
-    def save_checkpoint(self, checkpoint: dict, path: str, storage_options=None) -> None:
+    def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options=None) -> None:
         path = Path(path)
         if path.name == "last.ckpt" and path.exists():
             path.replace(path.with_name("previous.ckpt"))

@@ -2,7 +2,7 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class MetricsFile(Logger):
         rows = [[step, name, value] for name, value in metrics.items() if not name.startswith("time/")]
         with self.path.open("a", newline="", encoding="utf-8") as file:
             header = [] if file.tell() else [["step", "name", "value"]]
-            csv.writer(file, lineterminator="\n").writerows(header + rows)
+            csv.writer(file, lineterminator="\n").writerows([*header, *rows])
 
     def log_hyperparams(self, *args, **kwargs) -> None:
         """Do nothing: the run's `config.yaml` has them."""
@@ -50,7 +50,7 @@ class RunLogger(WandbLogger):
             with suppress(*LOST):
                 super().log_metrics(metrics, step)
 
-    def catch_up(self, metrics: Path, summary: Mapping | None) -> None:
+    def catch_up(self, metrics: Path, summary) -> None:
         """Send what a killed run logged in `metrics.csv` and W&B lacks: what follows `summary`, if any."""
         with metrics.open(encoding="utf-8") as file:
             rows = [(int(step), name, float(value)) for step, name, value in list(csv.reader(file))[1:]]
@@ -98,7 +98,7 @@ def _wandb_logger(run: Path, config: dict, model: LightningModule) -> Iterator[R
     print(f"W&B is {mode}: {reason}")
     with suppress(*LOST):
         _log_inputs(logger.experiment, model, config["tracking"]["watch"])
-    exit_code = 1
+    exit_code: int | str | None = 1
     try:
         yield logger
         exit_code = 0
@@ -122,10 +122,15 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     log_model, best = config["tracking"]["log_model"], config["checkpoint"]
     chosen = {key: value for key, value in config["tracking"].items() if value and key in INIT}
     fixed = {"id": run.name, "dir": run, "config": config, "mode": mode, "resume": "allow"}
-    # Seconds. The last is the history that a kill can lose; only checkpoints may take long to upload.
-    waits = {"init_timeout": 30, "finish_timeout": 3600 if log_model else 25, "finish_timeout_raises": True}
-    waits |= {"x_file_transfer_retry_max": 3, "x_transaction_log_flush_interval": 0.2}
-    settings = wandb.Settings(silent=True, save_code=True, **waits)
+    settings = wandb.Settings(
+        silent=True,
+        save_code=True,
+        init_timeout=30,  # seconds
+        finish_timeout=3600 if log_model else 25,  # only checkpoints may take long to upload
+        finish_timeout_raises=True,
+        x_file_transfer_retry_max=3,
+        x_transaction_log_flush_interval=0.2,  # seconds of history that a kill can lose
+    )
     experiment = wandb.init(**{"name": run.name} | chosen | fixed, settings=settings)
     experiment.define_metric(STEP)
     experiment.define_metric("*", step_metric=STEP, step_sync=True)
@@ -137,7 +142,7 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     return logger
 
 
-def _log_inputs(experiment: wandb.Run, model: LightningModule, watch: bool) -> None:
+def _log_inputs(experiment, model: LightningModule, watch: bool) -> None:
     experiment.config["parameters"] = sum(parameter.numel() for parameter in model.parameters())
     experiment.watch(model, log="gradients" if watch else None, log_freq=50)
     experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
