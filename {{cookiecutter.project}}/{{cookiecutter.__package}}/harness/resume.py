@@ -94,11 +94,7 @@ class ExactLoader(DataLoader):
             self.batch = batch
             yield batch
 
-    def state_dict(self, *_) -> dict:
-        """Tell Lightning that this loader can go on within an epoch."""
-        return {}
-
-    load_state_dict = state_dict
+    state_dict = load_state_dict = lambda self, *_: None  # tells Lightning that it can go on within an epoch
 
 
 def start_worker(worker_init_fn, number: int) -> None:
