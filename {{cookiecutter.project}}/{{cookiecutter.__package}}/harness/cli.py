@@ -180,7 +180,7 @@ class Watchdog(Callback):
         while time.monotonic() < self.fed + self.seconds:
             if over.wait(1):
                 return
-        frame = sys._current_frames()[threading.main_thread().ident]
+        frame = sys._current_frames()[threading.main_thread().ident or 0]
         stack = "".join(traceback.format_stack(frame, limit=12))
         reason = f"no batch for {self.seconds} s (--stuck_after); above is where it stands"
         # All at once, or what other ranks say would mix with it.
