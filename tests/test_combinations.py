@@ -1,8 +1,7 @@
-"""Every answer with every other, pairwise: what is generated has no finding of the linter or the type checker."""
+"""Every answer with every other, in pairs: linter and type checker find nothing in what is generated."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from conftest import QUESTIONS, TEMPLATE
