@@ -1,13 +1,20 @@
 """Run the scripts of a generated project for real: without network, account or terminal."""
 
+import atexit
 import contextlib
+import functools
+import importlib
 import io
 import json
+import logging
 import os
 import runpy
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +24,15 @@ OFFLINE = ["unshare", "--map-root-user", "--net", "--"]
 if shutil.which("unshare") is None or subprocess.run([*OFFLINE, "true"], capture_output=True).returncode != 0:
     OFFLINE = []
 LOOPBACK = ["sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]  # torch.distributed talks to itself
+
+# What takes longest to import, and reads nothing of a user's when it is.
+PRELOADED = [
+    "lightning.pytorch.cli",
+    "torchmetrics.classification",
+    "sklearn.datasets",
+    "sklearn.model_selection",
+]
+FORKS = sys.platform == "linux"
 
 TINY = "--model.width 4 --trainer.max_epochs 1 --trainer.limit_train_batches 4 --trainer.limit_val_batches 2"
 
@@ -38,14 +54,26 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def run(
-    project: Path, command: str, *, home: Path, threads: int = 1, network: bool = False, timeout: int = 240
+    project: Path,
+    command: str,
+    *,
+    home: Path,
+    threads: int = 1,
+    network: bool = False,
+    timeout: int = 240,
+    variables: dict[str, str] | None = None,
 ) -> Done:
-    """Run `command`, which begins with the name of a script, in the folder of a project."""
-    wall = [] if network or not OFFLINE else [*OFFLINE, *LOOPBACK]
+    """Run `command`, which begins with the name of a script, in the folder of a project.
+
+    With several `threads`, or as a module (`-m`), in a new Python, otherwise in a fork of one that is warm.
+    """
+    settings = environment(home) | {"OMP_NUM_THREADS": str(threads)} | (variables or {})
+    if threads == 1 and not command.startswith("-"):
+        return _run_job({"cwd": str(project), "env": settings, "command": command}, network, timeout)[0]
     done = subprocess.run(
-        [*wall, sys.executable, *command.split()],
+        [*wall(network), sys.executable, *command.split()],
         cwd=project,
-        env=environment(home) | {"OMP_NUM_THREADS": str(threads)},
+        env=settings,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",
@@ -56,17 +84,98 @@ def run(
 
 def run_many(project: Path, commands: list[str], *, home: Path) -> list[Done]:
     """Run commands one after the other in one process, because importing lightning takes seconds."""
-    done = subprocess.run(
-        [*OFFLINE, sys.executable, __file__, *commands],
-        cwd=project,
-        env=environment(home),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=560,
+    done, results = _run_job(
+        {"cwd": str(project), "env": environment(home), "commands": commands}, False, 560
     )
-    assert done.returncode == 0, done.stderr
-    return [Done(**json.loads(line)) for line in done.stdout.splitlines()]
+    assert done.code == 0, done.err
+    return [Done(**json.loads(line)) for line in results.splitlines()]
+
+
+def wall(network: bool) -> list[str]:
+    """Return what goes before a command that must not reach the network."""
+    return [] if network or not OFFLINE else [*OFFLINE, *LOOPBACK]
+
+
+@functools.cache
+def _server(network: bool) -> subprocess.Popen:
+    """Start a Python that imports lightning once and forks for each job. It ends with this process."""
+    home = tempfile.mkdtemp()
+    process = subprocess.Popen(
+        [*wall(network), sys.executable, __file__],
+        env=environment(Path(home)),
+        bufsize=0,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+
+    def end():
+        process.stdin.close()
+        process.wait()
+        shutil.rmtree(home, ignore_errors=True)
+
+    atexit.register(end)
+    return process
+
+
+def _run_job(job: dict, network: bool, timeout: float) -> tuple[Done, str]:
+    """Do a job in a process of its own; return what it left and, of many commands, their results."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = {name: Path(folder, name) for name in ("out", "err", "results")}
+        for file in files.values():
+            file.touch()
+        text = json.dumps(job | {"files": list(map(str, files.values()))})
+        code = (_in_fork if FORKS else _in_new_python)(text, network, timeout)
+        out, err, results = (file.read_bytes().decode() for file in files.values())
+        return Done(code, out, err), results
+
+
+def _in_fork(job: str, network: bool, timeout: float) -> int:
+    server = _server(network)
+    server.stdin.write(job.encode() + b"\n")
+    pid = int(server.stdout.readline())
+    late = not select.select([server.stdout], [], [], timeout)[0]
+    if late:
+        os.kill(pid, signal.SIGKILL)
+    code = int(server.stdout.readline())
+    if late:
+        raise subprocess.TimeoutExpired(job, timeout)
+    return code
+
+
+def _in_new_python(job: str, network: bool, timeout: float) -> int:
+    return subprocess.run([*wall(network), sys.executable, __file__, job], timeout=timeout).returncode
+
+
+def _serve() -> dict:
+    """Fork for each job that comes in; return it in the new process."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    for line in sys.stdin:
+        if pid := os.fork():
+            print(pid, flush=True)
+            print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        else:
+            return json.loads(line)
+    sys.exit()
+
+
+def _do(job: dict) -> None:
+    """Do a job in this process, which is its own."""
+    out, err, results = job["files"]
+    for number, file in enumerate([os.devnull, out, err]):
+        os.dup2(os.open(file, os.O_RDWR), number)
+    os.chdir(job["cwd"])
+    os.environ.clear()
+    os.environ.update(job["env"])
+    if command := job.get("command"):
+        sys.argv = command.split()
+        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    else:
+        sys.path[0] = job["cwd"]
+        with Path(results).open("w", encoding="utf-8") as file:
+            for line in job["commands"]:
+                print(json.dumps(vars(_in_this_process(line))), file=file)
 
 
 def _in_this_process(command: str) -> Done:
@@ -74,6 +183,9 @@ def _in_this_process(command: str) -> Done:
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        for name in ("lightning.pytorch", "lightning.fabric"):
+            for handler in logging.getLogger(name).handlers:
+                handler.setStream(err)
         try:
             runpy.run_path(sys.argv[0], run_name="__main__")
         except SystemExit as leaving:  # as Python itself: a text goes to standard error, with exit code 1
@@ -87,6 +199,4 @@ def _in_this_process(command: str) -> Done:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
-    for line in sys.argv[1:]:
-        print(json.dumps(vars(_in_this_process(line))), flush=True)
+    _do(json.loads(sys.argv[1]) if sys.argv[1:] else _serve())

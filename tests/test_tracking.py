@@ -36,19 +36,11 @@ def login(server: WandbServer) -> dict[str, str]:
 
 def call(project: Path, home: Path, command: str, variables: dict[str, str], code: int = 0) -> str:
     """Run a command in the project; return all its output."""
-    program = ["-m", *command.split()] if command.startswith("wandb") else command.split()
-    done = subprocess.run(
-        [sys.executable, *program],
-        cwd=project,
-        env=environment(home) | {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"} | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == code, done.stdout
-    return done.stdout
+    program = f"-m {command}" if command.startswith("wandb") else command
+    variables = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin"} | variables
+    done = run(project, program, home=home, network=True, timeout=120, variables=variables)
+    assert done.code == code, done.out + done.err
+    return done.err + done.out
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +282,7 @@ def test_the_workspace(project, home):
 
 def test_a_workspace_needs_a_login_and_a_run(project, home):
     nowhere = call(project, home, "workspace.py nowhere", {}, code=1)
-    assert nowhere.splitlines()[-1].startswith("error: nowhere is not the folder of a run")
+    assert "error: nowhere is not the folder of a run" in nowhere
     call(project, home, f"train.py {TINY}", OFFLINE)
     folder = max(project.glob("runs/*"))
-    assert call(project, home, f"workspace.py {folder}", {}, code=1).endswith("run wandb login first\n")
+    assert "run wandb login first\n" in call(project, home, f"workspace.py {folder}", {}, code=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from project import TINY, environment
+from project import TINY, environment, run
 from sklearn.datasets import load_digits
 from wandb_server import WandbServer
 
@@ -30,19 +30,11 @@ def project(bake) -> Path:
 def train(project: Path, home: Path, *flags: str, **variables: str) -> tuple[str, Path]:
     """Run train.py as a user would; return its output and the run's folder. It may take MOST seconds."""
     before = set(project.glob("runs/*"))
-    done = subprocess.run(
-        [sys.executable, "train.py", *TINY.split(), "--trainer.log_every_n_steps", "2", *flags],
-        cwd=project,
-        env=environment(home) | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=MOST,
-    )
-    assert done.returncode == 0, done.stdout
+    command = " ".join(["train.py", TINY, "--trainer.log_every_n_steps 2", *flags])
+    done = run(project, command, home=home, network=True, timeout=MOST, variables=variables)
+    assert done.code == 0, done.out + done.err
     (folder,) = set(project.glob("runs/*")) - before
-    return done.stdout, folder
+    return done.out + done.err, folder
 
 
 def wandb(project: Path, home: Path, command: str, server: WandbServer | None = None) -> str:
@@ -87,10 +79,10 @@ def assert_sync_delivers_all(project: Path, home: Path, output: str, folder: Pat
     command = re.search(r"^upload +(wandb sync .*)$", output, re.MULTILINE)[1]
     with WandbServer() as server:
         wandb(project, home, command, server)
-        run = server.runs[folder.name]
-        assert logged(folder) <= in_history(run.history)
-        assert len(run.history) == len(on_disk(project, home, folder))
-        assert "test/examples" in run.summary
+        record = server.runs[folder.name]
+        assert logged(folder) <= in_history(record.history)
+        assert len(record.history) == len(on_disk(project, home, folder))
+        assert "test/examples" in record.summary
 
 
 @pytest.mark.parametrize(
@@ -130,11 +122,11 @@ def test_a_server_that_dies_while_the_run_trains(project, tmp_path):
 def test_a_login_puts_the_run_online(project, tmp_path):
     with WandbServer() as server:
         output, folder = train(project, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
-        run = server.runs[folder.name]
+        record = server.runs[folder.name]
     assert f"charts         {server.url}" in output
     assert "upload" not in output
-    assert run.exit_codes == [0]
-    assert logged(folder) <= in_history(run.history)
+    assert record.exit_codes == [0]
+    assert logged(folder) <= in_history(record.history)
 
 
 def test_disabled_records_nothing(project, tmp_path):
@@ -151,10 +143,10 @@ def test_two_processes_make_one_run_online(project, tmp_path):
     with WandbServer() as server:
         output, folder = train(project, tmp_path, *flags, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
         assert set(server.runs) == {folder.name}
-        run = server.runs[folder.name]
+        record = server.runs[folder.name]
     assert output.count("W&B is ") == 1
-    assert logged(folder) <= in_history(run.history)
-    matrix = json.loads(next(data for name, data in run.files.items() if "confusion_matrix" in name))
+    assert logged(folder) <= in_history(record.history)
+    matrix = json.loads(next(data for name, data in record.files.items() if "confusion_matrix" in name))
     assert sum(count for *_, count in matrix["data"]) == 355
     digits = load_digits()
     labels = {
