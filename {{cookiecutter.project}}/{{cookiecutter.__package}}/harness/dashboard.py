@@ -21,6 +21,7 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torchmetrics.functional.classification import multiclass_confusion_matrix
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class Dashboard(Callback):
@@ -63,10 +64,10 @@ class Dashboard(Callback):
             self.outputs.append((outputs["probabilities"], outputs["target"]))
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        columns = [pl_module.all_gather(torch.cat(parts)) for parts in zip(*self.outputs, strict=True)]
-        if trainer.world_size > 1:  # DistributedSampler has dealt out the examples, the first perhaps twice
-            count = len(trainer.test_dataloaders.dataset)
-            columns = [column.transpose(0, 1).flatten(0, 1)[:count] for column in columns]
+        columns = [torch.cat(parts) for parts in zip(*self.outputs, strict=True)]
+        if trainer.world_size > 1:
+            count = len(trainer.test_dataloaders.dataset)  # Lightning's own sampler repeats the first ones
+            columns = [_dealt_out(gather_all_tensors(column))[:count] for column in columns]
         if columns and trainer.is_global_zero and hasattr(trainer.datamodule, "test_example"):
             show_test(trainer, *(column.cpu() for column in columns))
 
@@ -74,6 +75,14 @@ class Dashboard(Callback):
 def _log(trainer: Trainer, values: dict) -> None:
     for logger in trainer.loggers:
         logger.log_metrics(values, step=trainer.global_step - 1)  # as Lightning counts
+
+
+def _dealt_out(parts: list[Tensor]) -> Tensor:
+    """Return in their order the examples that were dealt out to the processes in turn."""
+    whole = torch.cat(parts)
+    for rank, part in enumerate(parts):
+        whole[rank :: len(parts)] = part
+    return whole
 
 
 def show_test(trainer: Trainer, probabilities: Tensor, target: Tensor) -> None:

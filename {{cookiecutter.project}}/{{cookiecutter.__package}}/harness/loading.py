@@ -3,11 +3,13 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from itertools import count
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
 from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
 
@@ -158,10 +160,24 @@ class SplitDataModule(LightningDataModule):
         return WeightedRandomSampler(weights.tolist(), len(labels))
 
     def val_dataloader(self) -> DataLoader:
-        return self.loader(self.val_set)
+        return self._each_once(self.val_set)
 
     def test_dataloader(self) -> DataLoader:
-        return self.loader(self.test_set)
+        return self._each_once(self.test_set)
+
+    def _each_once(self, dataset) -> DataLoader:
+        """Deal the examples out to the processes, none twice, in equally many batches.
+
+        Lightning repeats some instead, which changes the metrics. A process with a batch more would wait for
+        the others for ever, so where that would happen the batches are a little larger.
+        """
+        world = self.trainer.world_size if self.trainer else 1
+        size, (least, more) = self.hparams.batch_size, divmod(len(dataset), world)
+        if not least or world == 1:
+            return self.loader(dataset)
+        sampler = UnrepeatedDistributedSampler(dataset, world, self.trainer.global_rank, shuffle=False)
+        size = next(size for size in count(size) if least % size or not more)
+        return self.loader(dataset, sampler=sampler, batch_size=size)
 
     def loader(self, dataset: Dataset, **options) -> DataLoader:
         """Return a loader with the settings that all splits share."""
@@ -171,18 +187,17 @@ class SplitDataModule(LightningDataModule):
         default = min(8, suggested_max_num_workers(devices)) if settings.path else 0
         workers = default if settings.num_workers is None else settings.num_workers
         persistent, pin = settings.persistent_workers, settings.pin_memory
+        options = {"batch_size": settings.batch_size, "collate_fn": self.collate} | options
         try:
             if settings.timeout and not workers:
                 raise ValueError("timeout needs num_workers above 0")
             return DataLoader(
                 dataset,
-                batch_size=settings.batch_size,
                 num_workers=workers,
                 pin_memory=on_gpu if pin is None else pin,
                 prefetch_factor=settings.prefetch_factor,
                 persistent_workers=workers > 0 if persistent is None else persistent,
                 timeout=settings.timeout,
-                collate_fn=self.collate,
                 **options,
             )
         except ValueError as error:
