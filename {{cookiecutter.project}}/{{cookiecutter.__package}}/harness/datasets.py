@@ -14,11 +14,12 @@ SPLITS |= dict.fromkeys(("validation", "valid", "val", "dev"), "val")
 TARGETS = ("label", "labels", "target", "class", "category")  # what a column of targets is called
 
 
-def read(path: str, endings: Sequence[str] = (), **csv) -> dict:
+def read(path: str, endings: Sequence[str] = (), first: int = 0, **csv) -> dict:
     """Return the table of each split: "train", and "val" and "test" where files or folders are called so.
 
     Files with one of `endings` become a column "file", the folders of their classes a column "label". An
     image or sound that lies in a table, or on the hub, is a "file" as well. pandas gets `csv` to read a CSV.
+    With `first`, "train" is only that many rows of tables, and those of "val".
 
     Raises:
         UserError: If there is nothing, or something that is not what its name says.
@@ -26,6 +27,11 @@ def read(path: str, endings: Sequence[str] = (), **csv) -> dict:
     import datasets  # takes a second, so only who has data of their own waits for it
 
     root = Path(path)
+    if first:
+        found = streams(path, **csv)
+        rows = {name: list(part.take(first) if name == "train" else part) for name, part in found.items()}
+        rows["train"] += rows.get("val", [])
+        return {name: datasets.Dataset.from_list(part, found[name].features) for name, part in rows.items()}
     if not root.exists():
         tables = _from_hub(path)
     elif root.is_file() or not endings:
@@ -33,12 +39,36 @@ def read(path: str, endings: Sequence[str] = (), **csv) -> dict:
     else:
         splits = _by_split(root, endings)
         tables = {name: _listed(files, root, len(splits) > 1) for name, files in splits.items()}
-    for name, rows in tables.items():
-        for column, feature in rows.features.items():
-            if isinstance(feature, datasets.Image | datasets.Audio):
-                rows = rows.cast_column(column, type(feature)(decode=False))
-                tables[name] = rows if column == "file" else rows.rename_column(column, "file")
-    return tables
+    return {name: _undecoded(rows) for name, rows in tables.items()}
+
+
+def streams(path: str, **csv) -> dict:
+    """Return the rows of each split, as `read` does, to be read one after the other.
+
+    Raises:
+        UserError: If there are no tables.
+    """
+    import datasets
+
+    if not Path(path).exists():
+        found = _from_hub(path, streaming=True)
+    else:
+        found = {}
+        for name, files in _by_split(Path(path), tuple(TABLES)).items():
+            kind = _kind(files)
+            options = {"data_files": [str(file) for file in files], "split": "train", "streaming": True}
+            found[name] = datasets.load_dataset(kind, **options, **(csv if kind == "csv" else {}))
+    return {name: _undecoded(rows) for name, rows in found.items()}
+
+
+def _undecoded(rows):
+    import datasets
+
+    for column, feature in (rows.features or {}).items():
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            rows = rows.cast_column(column, type(feature)(decode=False))
+            rows = rows if column == "file" else rows.rename_column(column, "file")
+    return rows
 
 
 def files_in(root: Path, endings: Sequence[str]) -> list[Path]:
@@ -61,9 +91,7 @@ def table(files: list[Path], **csv):
     import datasets
 
     datasets.disable_progress_bars()
-    kind = TABLES.get(files[0].suffix.lower())
-    if kind is None:
-        raise UserError(f"{files[0]} does not end in {', '.join(TABLES)}")
+    kind = _kind(files)
     read = getattr(datasets.Dataset, f"from_{kind}")
     try:
         return read([str(file) for file in files], **(csv if kind == "csv" else {}))
@@ -71,6 +99,13 @@ def table(files: list[Path], **csv):
         reason = None if kind == "parquet" else _not_utf8(files)
         problem = f"cannot read {files[0]}, or it holds no row: {error.__cause__ or error}"
         raise UserError(reason or problem) from error
+
+
+def _kind(files: list[Path]) -> str:
+    kind = TABLES.get(files[0].suffix.lower())
+    if kind is None:
+        raise UserError(f"{files[0]} does not end in {', '.join(TABLES)}")
+    return kind
 
 
 def column(rows, name: str | None, flag: str, usual: Sequence[str]) -> str:
@@ -135,11 +170,11 @@ def readable(rows, look: Callable, skip: bool):
     return rows.select(good) if errors else rows
 
 
-def _from_hub(name: str) -> dict:
+def _from_hub(name: str, streaming: bool = False) -> dict:
     import datasets
 
     try:
-        found = datasets.load_dataset(name)
+        found = datasets.load_dataset(name, streaming=streaming)
     except Exception as error:  # of the network, of the hub, of the name
         raise UserError(f"there is no file or folder {name}, and the hub says: {error}") from error
     if "train" not in found:

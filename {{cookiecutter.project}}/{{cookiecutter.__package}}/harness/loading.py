@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import count
 
 import numpy as np
@@ -11,9 +11,11 @@ from lightning import LightningDataModule
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
-from torch.utils.data import DataLoader, Dataset, Sampler, WeightedRandomSampler
+from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
+from .datasets import read
 from .errors import UserError
+from .streaming import Stream, StreamLoader
 
 
 class SplitDataModule(LightningDataModule):
@@ -36,8 +38,11 @@ class SplitDataModule(LightningDataModule):
         timeout: Seconds to wait for a batch from a worker; 0: for ever.
         shuffle: Whether each epoch has an order of its own.
         balanced: Whether to draw training examples so that all classes are equally frequent.
+        streaming: Whether to read training tables row by row, in every epoch, instead of whole at the start.
+        buffer: Rows among which streaming draws the next; as many, and those of val, tell the classes.
     """
 
+    csv_options: dict = {}  # of pandas
     groups: list | None = None  # of the examples that `read` returns to be split: each group into one split
 
     def __init__(
@@ -58,17 +63,31 @@ class SplitDataModule(LightningDataModule):
         timeout: float = 0.0,
         shuffle: bool = True,
         balanced: bool = False,
+        streaming: bool = False,
+        buffer: int = 10_000,
     ):
         super().__init__()
         if not (val_share > 0 and test_share > 0 and val_share + test_share < 1):
             raise UserError(f"val_share {val_share} and test_share {test_share}: give three parts above 0")
         if num_folds < 2 or (fold is not None and not 0 <= fold < num_folds):
             raise UserError(f"fold {fold} of num_folds {num_folds}: count folds from 0; have at least two")
+        if streaming and (path is None or balanced or fold is not None or buffer < 1):
+            raise UserError("streaming: give --data.path and a buffer above 0, no fold, and nothing balanced")
         self.save_hyperparameters(logger=False)
 
     def read(self) -> dict[str, tuple]:
         """Return inputs and targets: all of them as "train", or with "val" or "test" beside it."""
         raise NotImplementedError
+
+    def part(self, rows) -> tuple:
+        """Return inputs and targets of rows of your tables."""
+        raise NotImplementedError
+
+    def tables(self, endings: Sequence[str] = ()) -> dict:
+        """Return the table of each split in `path`; where it is streamed, the training rows to look at."""
+        return read(
+            self.hparams.path, endings, self.hparams.streaming and self.hparams.buffer, **self.csv_options
+        )
 
     def describe(self, inputs, targets: list) -> dict:
         """Return what the training examples say about how to treat others, as plain values."""
@@ -91,6 +110,8 @@ class SplitDataModule(LightningDataModule):
         inputs, targets = parts["train"]
         if settings.fold is not None and "test" in parts:
             raise UserError(f"fold {settings.fold}: {settings.path} has a test split of its own")
+        if settings.streaming and len(parts) < 3:
+            raise UserError(f"streaming: {settings.path} needs files called val and test beside train")
         val, test = (0 if name in parts else settings[f"{name}_share"] for name in ("val", "test"))
         strata = None if self.groups else targets if self.class_names(targets) else tenths(targets)
         _, groups = np.unique(self.groups or range(len(targets)), return_inverse=True)
@@ -122,12 +143,12 @@ class SplitDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.train_set, self.val_set, self.test_set = (
-            self.dataset(self.parts[name][0], self._numbers(name)) for name in ("train", "val", "test")
+            self.dataset(self.parts[name][0], self.numbers(name, self.parts[name][1]))
+            for name in ("train", "val", "test")
         )
 
-    def _numbers(self, name: str) -> list:
+    def numbers(self, name: str, targets: list) -> list:
         """Return the targets of a split as class indices, or in a regression as they are."""
-        targets = self.parts[name][1]
         if not self.classes:
             return targets
         numbers = {label: number for number, label in enumerate(self.classes)}
@@ -140,6 +161,9 @@ class SplitDataModule(LightningDataModule):
         return [numbers[str(target)] for target in targets]
 
     def train_dataloader(self) -> DataLoader:
+        if self.hparams.streaming:
+            kind = partial(StreamLoader, trainer=self.trainer) if self.trainer else DataLoader
+            return self.loader(Stream(self), kind, batch_size=None, collate_fn=None, persistent_workers=False)
         settings, size = self.hparams, len(self.train_set)
         drop_last = size >= settings.batch_size if settings.drop_last is None else settings.drop_last
         if drop_last and size < settings.batch_size:
@@ -155,7 +179,7 @@ class SplitDataModule(LightningDataModule):
     def _balanced(self) -> Sampler:
         if not self.classes:
             raise UserError("balanced: a regression has no classes to draw alike; leave it out")
-        labels = self._numbers("train")
+        labels = self.numbers("train", self.parts["train"][1])
         weights = (1 / np.bincount(labels))[labels]
         return WeightedRandomSampler(weights.tolist(), len(labels))
 
@@ -179,24 +203,29 @@ class SplitDataModule(LightningDataModule):
         size = next(size for size in count(size) if least % size or not more)
         return self.loader(dataset, sampler=sampler, batch_size=size)
 
-    def loader(self, dataset: Dataset, **options) -> DataLoader:
+    def loader(self, dataset, kind: Callable = DataLoader, **options) -> DataLoader:
         """Return a loader with the settings that all splits share."""
         settings = self.hparams
         devices = self.trainer.num_devices if self.trainer else 1
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         default = min(8, suggested_max_num_workers(devices)) if settings.path else 0
+        default = min(default, dataset.mine().num_shards) if isinstance(dataset, Stream) else default
         workers = default if settings.num_workers is None else settings.num_workers
         persistent, pin = settings.persistent_workers, settings.pin_memory
-        options = {"batch_size": settings.batch_size, "collate_fn": self.collate} | options
+        options = {
+            "batch_size": settings.batch_size,
+            "collate_fn": self.collate,
+            "persistent_workers": workers > 0 if persistent is None else persistent,
+            **options,
+        }
         try:
             if settings.timeout and not workers:
                 raise ValueError("timeout needs num_workers above 0")
-            return DataLoader(
+            return kind(
                 dataset,
                 num_workers=workers,
                 pin_memory=on_gpu if pin is None else pin,
                 prefetch_factor=settings.prefetch_factor,
-                persistent_workers=workers > 0 if persistent is None else persistent,
                 timeout=settings.timeout,
                 **options,
             )

@@ -16,6 +16,7 @@ import time
 import zlib
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,13 +89,18 @@ class ExactLoader(DataLoader):
         if hasattr(self.sampler, "set_epoch"):  # Lightning's, if there are several processes
             self.sampler.set_epoch(order.epoch)
         for number, batch in enumerate(super().__iter__(), done):
-            seed = set_seed("step", order.seed, order.epoch, number, order.rank)
-            if trainer.strategy.root_device.type != "cpu":
-                torch.get_device_module(trainer.strategy.root_device).manual_seed(seed)
+            seed_step(trainer, order.seed, order.epoch, number, order.rank)
             self.batch = batch
             yield batch
 
     state_dict = load_state_dict = lambda self, *_: None  # tells Lightning that it can go on within an epoch
+
+
+def seed_step(trainer: Trainer, *key: int) -> None:
+    """Make what a step draws, on whichever device, a function of `key`."""
+    seed = set_seed("step", *key)
+    if trainer.strategy.root_device.type != "cpu":
+        torch.get_device_module(trainer.strategy.root_device).manual_seed(seed)
 
 
 def start_worker(worker_init_fn, number: int) -> None:
@@ -117,7 +123,7 @@ class Resume(Callback):
 
     def __init__(self, run: Path, seed: int, settings: str):
         self.run, self.seed, self.settings = run, seed, settings
-        self.loader: ExactLoader | None = None
+        self.loader: Any = None
         self.resumed: dict = {}
         self.logged: dict = {}
         self.training, self.saving, self.signum, self.next_save = False, False, 0, 0.0
@@ -129,15 +135,16 @@ class Resume(Callback):
         trainer.strategy.process_dataloader = partial(self._make_exact, trainer)
 
     def _make_exact(self, trainer: Trainer, loader):
-        own_order = not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
-        if own_order or loader.batch_sampler is None or hasattr(loader, "state_dict"):
-            return loader  # Lightning warns where such a run goes on within an epoch
-        exact = ExactLoader(loader, trainer, self.seed)
-        self.loader = exact if trainer.training else self.loader
-        return exact
+        if not hasattr(loader, "batch"):  # a StreamLoader is exact already
+            own_order = not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
+            if own_order or loader.batch_sampler is None or hasattr(loader, "state_dict"):
+                return loader  # Lightning warns where such a run goes on within an epoch
+            loader = ExactLoader(loader, trainer, self.seed)
+        self.loader = loader if trainer.training else self.loader
+        return loader
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        if trainer.training:
+        if trainer.training and "resume" in checkpoint:  # not that of one of Lightning's finders
             self.resumed = checkpoint["resume"]
             trainer.should_stop = self.resumed["should_stop"]
             if (count := len(self.resumed["ranks"])) != trainer.world_size:
@@ -159,9 +166,10 @@ class Resume(Callback):
 
     def _restore(self, trainer: Trainer, model: LightningModule, batch: int, metrics: dict, logged: dict):
         # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
-        found = {checksum(next(iter(self.loader))) for _ in range(2)} if self.loader and batch else {batch}
+        found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
         if len(found) == 1 and found != {batch}:
             raise UserError(f"the data is not what it was when {self.run} stopped: start a new run")
+        iter(trainer.fit_loop._data_fetcher)  # of a stream it has the first batch already
         trainer.callback_metrics.update(self.resumed["callback_metrics"])
         for name, metric in model.named_modules():
             for state, value in metrics.get(name, {}).items():
@@ -208,7 +216,7 @@ class Resume(Callback):
         results = trainer.fit_loop.epoch_loop._results
         metrics = {name: m for name, m in pl_module.named_modules() if isinstance(m, Metric)}
         mine = {
-            "batch": checksum(self.loader.batch) if self.training and self.loader else 0,
+            "batch": checksum(self.loader.batch) if self.training and self.loader is not None else 0,
             "metrics": {n: {"_update_count": m._update_count, **m.metric_state} for n, m in metrics.items()},
             "logged": {n: r.metric_state for n, r in results.items() if r.is_tensor and not r.has_reset},
         }
