@@ -16,16 +16,27 @@ import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    EarlyStopping,
+    LambdaCallback,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    TQDMProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torchmetrics import Metric
 
 from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
 from .resume import Resume
 from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command
 from .tracking import INIT, open_loggers, places
+
+FINDERS = BatchSizeFinder, LearningRateFinder
 
 
 class TrainCLI(LightningCLI):
@@ -106,11 +117,40 @@ class TrainCLI(LightningCLI):
         self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), Dashboard(), watchdog]
         try:
             trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
-        except (ValueError, TypeError, MisconfigurationException) as error:
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
             where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
             raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
-        trainer.callbacks.insert(0, Resume(self.folder, self.config.seed_everything or 0, self.settings))
+        self.resume = Resume(self.folder, self.config.seed_everything or 0, self.settings)
+        trainer.callbacks.insert(0, self.resume)
+        if any(isinstance(callback, FINDERS) for callback in trainer.callbacks):
+            trainer.callbacks.insert(0, LambdaCallback(on_train_start=self.keep_found))
         return trainer
+
+    def keep_found(self, trainer: Trainer, model: LightningModule) -> None:
+        """Train from the start with what Lightning's finders have found, and record it in the settings."""
+        settings = yaml.safe_load(self.settings)
+        names = {type(callback).__name__ for callback in trainer.callbacks if isinstance(callback, FINDERS)}
+        trainer.callbacks = [other for other in trainer.callbacks if not isinstance(other, FINDERS)]
+        given = settings["trainer"]["callbacks"]
+        settings["trainer"]["callbacks"] = [
+            other
+            for other in (given if isinstance(given, list) else [given])
+            if other["class_path"].rpartition(".")[2] not in names
+        ]
+        for group, module in (("model", model), ("data", self.datamodule)):
+            for name in {"lr", "learning_rate", "batch_size"} & settings[group].keys():
+                settings[group][name] = module.hparams[name]
+                rank_zero_info(f"from here on: --{group}.{name} {settings[group][name]}")
+        config = self.parser.parse_string(yaml.safe_dump(settings))
+        config.pop("resume")
+        self.settings = self.resume.settings = self.parser.dump(config, skip_unset=False)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(settings)
+        trainer.fit_loop.restarting = False  # a finder has loaded its own checkpoint
+        trainer.strategy.setup_optimizers(trainer)
+        for module in model.modules():
+            if isinstance(module, Metric):
+                module.reset()
 
     @contextmanager
     def tracked_run(self) -> Iterator[None]:
@@ -180,6 +220,8 @@ class Watchdog(Callback):
         while time.monotonic() < self.fed + self.seconds:
             if over.wait(1):
                 return
+            if self not in trainer.callbacks:  # set aside while one of Lightning's finders tries
+                self.feed()
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         stack = "".join(traceback.format_stack(frame, limit=12))
         reason = f"no batch for {self.seconds} s (--stuck_after); above is where it stands"

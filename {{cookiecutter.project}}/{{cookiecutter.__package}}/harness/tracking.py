@@ -136,7 +136,7 @@ def _start(run: Path, config: dict, mode: str) -> RunLogger:
     experiment.define_metric("*", step_metric=STEP, step_sync=True)
     if monitor := best["monitor"]:
         experiment.define_metric(monitor, step_metric=STEP, step_sync=True, summary=f"{best['mode']},last")
-    logger = RunLogger(experiment=experiment, log_model=log_model)
+    logger = RunLogger(experiment=experiment, log_model=log_model, save_dir=run)
     if (metrics := run / "metrics.csv").exists():
         logger.catch_up(metrics, summary=experiment.summary if mode == "online" else None)
     return logger
