@@ -24,6 +24,15 @@ ELSEWHERE = {
     "pip install wandb-workspaces": "by the Makefile",
     "python workspace.py runs/<id>": "by test_tracking.py",
     "sbatch slurm.sh": "by test_stuck.py",
+    "python train.py --trainer.devices 8 --trainer.strategy ddp": "by test_processes.py",
+    "torchrun --nproc_per_node 8 train.py --trainer.devices 8 --trainer.strategy ddp": "by test_scale.py",
+    "sbatch --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 slurm.sh --config experiments/multi-node.yaml "
+    "--trainer.num_nodes 8": "needs a cluster; by test_scale.py as far as it goes",
+    "python train.py --data.path shards/ --data.streaming true --trainer.max_epochs -1 --trainer.max_steps "
+    "100000": "by test_scale.py",
+    "python train.py --trainer.callbacks+=LearningRateFinder": "by test_scale.py",
+    "python train.py --trainer.accumulate_grad_batches 4 --trainer.gradient_clip_val 1": "by test_scale.py",
+    "python train.py --config experiments/profile.yaml": "by test_scale.py",
 }
 
 

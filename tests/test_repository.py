@@ -127,6 +127,10 @@ def test_lint_leaves_out_nothing_but_the_template():
     assert {name for name in linted if name.endswith(".py")} == {name for name in own if name.endswith(".py")}
 
 
+def test_shell_scripts_are_sound():
+    run(str(Path(sys.executable).with_name("shellcheck")), ".ci/run", str(TEMPLATE / "slurm.sh"))
+
+
 def test_ci_runs_the_tests():
     assert re.search(r"^make test$", (ROOT / ".ci" / "run").read_text(encoding="utf-8"), re.MULTILINE)
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
 #!/bin/bash
 # sbatch slurm.sh [flags of train.py]: trains, and goes on by itself after a preemption or at the end of the time.
 #SBATCH --nodes=1
-#SBATCH --ntasks-per-node=1 # one for each GPU; give --trainer.devices and --trainer.num_nodes the same numbers
+#SBATCH --ntasks-per-node=1 # one for each GPU; more, and more nodes: see experiments/multi-node.yaml
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
