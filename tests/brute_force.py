@@ -58,6 +58,7 @@ CASES = {
     },
     "average": {"trainer.callbacks": "lightning.pytorch.callbacks.EMAWeightAveraging"},
     "logged": {},
+    "finetuning": {"config": "experiments/finetune.yaml"},  # freezes for two epochs
     "ordinary_loader": {},
 }
 

@@ -1,5 +1,6 @@
 """Settings reach what they name; a mistake in them gets one clear line and leaves nothing behind."""
 
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,25 @@ MISTAKES = {
     "evaluate.py empty_run": ["there is no checkpoint", "best.ckpt"],
     "evaluate.py config.yaml": ["config.yaml is not a checkpoint"],
     "evaluate.py hostile.ckpt": ["hostile.ckpt holds more than plain values"],
+    "evaluate.py bomb.ckpt": ["bomb.ckpt is not a checkpoint"],
     "predict.py nowhere image.png": ["there is no checkpoint nowhere"],
+    "predict.py hostile.ckpt image.png": ["hostile.ckpt holds more than plain values"],
+    "export.py hostile.ckpt": ["hostile.ckpt holds more than plain values"],
+    "export.py nowhere": ["there is no checkpoint nowhere"],
+    "export.py http://localhost/best.ckpt": ["there is no checkpoint http:"],
+    "train.py --model.init_from hostile.ckpt": ["hostile.ckpt holds more than plain values"],
+    "train.py --model.init_from bomb.ckpt": ["bomb.ckpt is not a checkpoint"],
+    "train.py --model.init_from nowhere": ["there is no checkpoint nowhere"],
+    "train.py --model.init_from https://localhost/a.ckpt": ["there is no checkpoint https:"],
+    "train.py --model.init_from https://localhost/a.safetensors": ["there is no file https://localhost"],
+    "train.py --model.init_from broken.safetensors": ["broken.safetensors is no safetensors file"],
+    "train.py --model.init_from other.ckpt": [
+        "other.ckpt",
+        "no weights fit",
+        "conv.weight [3, 3]",
+        "network.",
+    ],
+    "train.py --model.init_from list.ckpt": ["list.ckpt holds", "no weights"],
 }
 
 
@@ -70,6 +89,11 @@ def project(bake) -> Path:
     (folder / "empty_run").mkdir()
     (folder / "empty_run" / "config.yaml").write_text((folder / "config.yaml").read_text())
     torch.save({"state_dict": {}, "hyper_parameters": Hostile()}, folder / "hostile.ckpt")
+    torch.save({"conv.weight": torch.zeros(3, 3)}, folder / "other.ckpt")
+    torch.save([torch.zeros(3)], folder / "list.ckpt")
+    (folder / "broken.safetensors").write_bytes(b"no weights")
+    with zipfile.ZipFile(folder / "bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data/0", bytes(50 << 20))
     return folder
 
 

@@ -53,14 +53,15 @@ def test_two_processes_of_ddp_make_one_run(project, tmp_path):
     assert done.out.count("evaluate.py runs/") == 1
 
 
-def test_the_number_of_processes_changes_results_by_rounding_only(bake, tmp_path):
+@pytest.mark.parametrize("layer", ["", "--config experiments/finetune.yaml "], ids=["train", "fine-tune"])
+def test_the_number_of_processes_changes_results_by_rounding_only(bake, tmp_path, layer):
     """The same global batches, which `overfit_batches` keeps in order: of 16 rows, or twice of 8."""
     project = bake(accept_hooks=False, task="tabular")
     same = "--model.dropout 0 --trainer.overfit_batches 5 --trainer.max_epochs 10 --trainer.accelerator cpu"
     two = "--data.batch_size 8 --trainer.devices 2 --trainer.strategy ddp"
     weights = []
     for name, flags in {"one": "--data.batch_size 16", "two": two}.items():
-        command = f"train.py {same} {flags} --trainer.default_root_dir {name}"
+        command = f"train.py {layer}{same} {flags} --trainer.default_root_dir {name}"
         done = run(project, command, home=tmp_path, network=True)
         assert done.code == 0, done.err
         (path,) = (project / name).glob("*/checkpoints/last.ckpt")

@@ -21,6 +21,7 @@ ELSEWHERE = {
     "pip install -r requirements.txt": "by the Makefile",
     "python train.py": "by test_training.py",
     "wandb sweep sweep.yaml": "by test_tracking.py",
+    "pip install onnx onnxruntime onnxscript safetensors": "by the Makefile",
     "pip install wandb-workspaces": "by the Makefile",
     "python workspace.py runs/<id>": "by test_tracking.py",
     "sbatch slurm.sh": "by test_stuck.py",

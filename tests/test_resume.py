@@ -24,6 +24,7 @@ POINTS = {
     "one_batch_epochs": 5,
     "average": 12,
     "logged": 12,
+    "finetuning": 12,
 }
 
 

@@ -151,8 +151,10 @@ def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     expected = ("LeafSpec", "JsonargparseDeprecationWarning")
     assert [line for line in warned if not any(word in line for word in expected)] == []
     (folder,) = (project / "runs").iterdir()
-    (evaluated,) = run_many(project, [f"evaluate.py {folder}"], home=tmp_path)
-    assert evaluated.code == 0, evaluated.err
+    finetune = f"train.py {TINY} --trainer.max_epochs 3 --config experiments/finetune.yaml"
+    commands = [f"evaluate.py {folder}", f"{finetune} --model.init_from {folder}"]
+    for command, done in zip(commands, run_many(project, commands, home=tmp_path), strict=True):
+        assert done.code == 0, f"{command}\n{done.err}"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     tested = subprocess.run(command, cwd=project, env=environment(tmp_path), capture_output=True, text=True)
     assert tested.returncode == 0, tested.stdout

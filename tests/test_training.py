@@ -61,6 +61,8 @@ def test_output_says_what_happened_and_what_comes_next(trained, folder):
         f"resume         python train.py --resume runs/{run_id}",
         f"evaluate       python evaluate.py runs/{run_id}",
         f"predict        python predict.py runs/{run_id} INPUT...",
+        f"export         python export.py runs/{run_id}",
+        f"fine-tune      python train.py --config experiments/finetune.yaml --model.init_from runs/{run_id}",
     ):
         assert line in trained.out
     assert f"upload         wandb sync runs/{run_id}/wandb\n" in trained.out

@@ -46,7 +46,7 @@ class Model(LightningModule):
         self.val_metrics = metrics.clone(prefix="val/")
         self.test_metrics = metrics.clone(prefix="test/")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
         return self.network(x)
 
     def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Model(LightningModule):
         _, scores = self._step(batch, self.test_metrics)
         return {"probabilities": scores.softmax(dim=1), "target": batch[1]} if self.hparams.classes else None
 
-    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return class probabilities (B, num_classes), or numbers (B, 1), for a batch without targets."""
         return self(batch).softmax(dim=1) if self.hparams.classes else self(batch)
 

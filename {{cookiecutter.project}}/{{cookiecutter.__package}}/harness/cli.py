@@ -32,6 +32,7 @@ from torchmetrics import Metric
 
 from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
+from .finetune import start_from
 from .resume import Resume
 from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command
 from .tracking import INIT, open_loggers, places
@@ -63,6 +64,8 @@ class TrainCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--resume", metavar="RUN", help="Go on with the run in this folder.")
         parser.add_argument("--stuck_after", type=float, default=600.0, help="Longest wait for a batch [s].")
+        weights = "Start from the weights of a run, .ckpt or .safetensors that fit."
+        parser.add_argument("--model.init_from", type=str | None, default=None, metavar="RUN", help=weights)
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
         parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
@@ -95,6 +98,7 @@ class TrainCLI(LightningCLI):
         self.config.pop("config")
         resume = self.config.pop("resume")
         self.settings = self.parser.dump(self.config, skip_unset=False)
+        self.init_from = self.config.model.pop("init_from")  # not needed to load a checkpoint
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
         self.finished = self.folder / "checkpoints" / "finished.yaml"
@@ -110,6 +114,8 @@ class TrainCLI(LightningCLI):
         self.config["checkpoint.enable_version_counter"] = False
 
     def instantiate_trainer(self, **kwargs) -> Trainer:
+        if self.init_from and not self.resume_from:
+            start_from(self.init_from, self.model)
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
         progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
@@ -177,6 +183,10 @@ class TrainCLI(LightningCLI):
             rows["resume"] = resume_command(self.folder)
             rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
             rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
+            rows["export"] = f"python {self.project / 'export.py'} {self.folder}"
+            layer = self.project / "experiments" / "finetune.yaml"
+            start = f"python {self.project / 'train.py'} --config {layer}"
+            rows["fine-tune"] = f"{start} --model.init_from {self.folder}"
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
 
