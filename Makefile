@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV = .venv/bin/python
 STAMP = .venv/installed
-WORKERS ?= 2
+WORKERS ?= 3
 
 .PHONY: help demo test test-quick check fix lock chaos benchmark gallery clean
 

@@ -63,12 +63,12 @@ def run(
     timeout: int = 240,
     variables: dict[str, str] | None = None,
 ) -> Done:
-    """Run `command`, which begins with the name of a script, in the folder of a project.
+    """Run `command`, which begins with the name of a script or `-m` and a module, in the folder of a project.
 
-    With several `threads`, or as a module (`-m`), in a new Python, otherwise in a fork of one that is warm.
+    With several `threads`, and W&B's own commands, in a new Python, otherwise in a fork of one that is warm.
     """
     settings = environment(home) | {"OMP_NUM_THREADS": str(threads)} | (variables or {})
-    if threads == 1 and not command.startswith("-"):
+    if threads == 1 and not command.startswith(("-c ", "-m wandb")):
         return _run_job({"cwd": str(project), "env": settings, "command": command}, network, timeout)[0]
     done = subprocess.run(
         [*wall(network), sys.executable, *command.split()],
@@ -82,11 +82,12 @@ def run(
     return Done(done.returncode, done.stdout, done.stderr)
 
 
-def run_many(project: Path, commands: list[str], *, home: Path) -> list[Done]:
+def run_many(
+    project: Path, commands: list[str], *, home: Path, variables: dict[str, str] | None = None
+) -> list[Done]:
     """Run commands one after the other in one process, because importing lightning takes seconds."""
-    done, results = _run_job(
-        {"cwd": str(project), "env": environment(home), "commands": commands}, False, 560
-    )
+    settings = environment(home) | (variables or {})
+    done, results = _run_job({"cwd": str(project), "env": settings, "commands": commands}, False, 560)
     assert done.code == 0, done.err
     return [Done(**json.loads(line)) for line in results.splitlines()]
 
@@ -111,6 +112,7 @@ def _server(network: bool) -> subprocess.Popen:
     def end():
         process.stdin.close()
         process.wait()
+        process.stdout.close()
         shutil.rmtree(home, ignore_errors=True)
 
     atexit.register(end)
@@ -169,8 +171,13 @@ def _do(job: dict) -> None:
     os.environ.update(job["env"])
     if command := job.get("command"):
         sys.argv = command.split()
-        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        if sys.argv[0] == "-m":
+            sys.path[0] = job["cwd"]
+            del sys.argv[0]
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        else:
+            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+            runpy.run_path(sys.argv[0], run_name="__main__")
     else:
         sys.path[0] = job["cwd"]
         with Path(results).open("w", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from conftest import QUESTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from project import TINY, environment, run_many
+from project import TINY, environment, run, run_many
 
 TASKS = QUESTIONS["task"]
 OWN = {"my_project/data.py", "my_project/network.py"}
@@ -145,17 +146,17 @@ def test_order_and_padding_of_a_batch_do_not_matter(projects, tmp_path, task):
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     project = projects[task]
-    (trained,) = run_many(project, [f"train.py {TINY}"], home=tmp_path)
+    trained = run(project, f"train.py {TINY}", home=tmp_path)
     assert trained.code == 0, trained.err
     warned = [line for line in trained.err.splitlines() if "Warning" in line]
-    expected = ("LeafSpec", "JsonargparseDeprecationWarning")
+    expected = ("LeafSpec", "JsonargparseDeprecationWarning", "Implicitly cleaning up")
     assert [line for line in warned if not any(word in line for word in expected)] == []
     (folder,) = (project / "runs").iterdir()
     finetune = f"train.py {TINY} --trainer.max_epochs 3 --config experiments/finetune.yaml"
     commands = [f"evaluate.py {folder}", f"{finetune} --model.init_from {folder}"]
     for command, done in zip(commands, run_many(project, commands, home=tmp_path), strict=True):
         assert done.code == 0, f"{command}\n{done.err}"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    tested = subprocess.run(command, cwd=project, env=environment(tmp_path), capture_output=True, text=True)
-    assert tested.returncode == 0, tested.stdout
-    assert "skipped" not in tested.stdout
+    tested = run(project, "-m pytest -q -p no:cacheprovider", home=tmp_path)
+    assert tested.code == 0, tested.out
+    assert re.search(r"\d+ passed", tested.out)
+    assert "skipped" not in tested.out

@@ -3,13 +3,12 @@
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cruft
 import pytest
 from conftest import TEMPLATE, as_typed
-from project import environment
+from project import run
 from test_answers import HOSTILE, assert_reads_back
 
 pytestmark = pytest.mark.slow
@@ -185,8 +184,5 @@ def test_stored_answers_read_back_although_they_were_rendered_again(updated):
 
 def test_the_updated_project_passes_its_own_tests(updated, tmp_path):
     project, _ = updated
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        command, cwd=project, env=environment(tmp_path), capture_output=True, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stdout
+    done = run(project, "-m pytest -q -p no:cacheprovider", home=tmp_path)
+    assert done.code == 0, done.out
