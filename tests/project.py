@@ -58,17 +58,16 @@ def run(
     command: str,
     *,
     home: Path,
-    threads: int = 1,
     network: bool = False,
     timeout: int = 240,
     variables: dict[str, str] | None = None,
 ) -> Done:
     """Run `command`, which begins with the name of a script or `-m` and a module, in the folder of a project.
 
-    With several `threads`, and W&B's own commands, in a new Python, otherwise in a fork of one that is warm.
+    W&B's own commands run in a new Python, all others in a fork of one that is warm.
     """
-    settings = environment(home) | {"OMP_NUM_THREADS": str(threads)} | (variables or {})
-    if threads == 1 and not command.startswith(("-c ", "-m wandb")):
+    settings = environment(home) | (variables or {})
+    if not command.startswith("-m wandb"):
         return _run_job({"cwd": str(project), "env": settings, "command": command}, network, timeout)[0]
     done = subprocess.run(
         [*wall(network), sys.executable, *command.split()],

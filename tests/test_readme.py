@@ -34,6 +34,8 @@ ELSEWHERE = {
     "python train.py --trainer.callbacks+=LearningRateFinder": "by test_scale.py",
     "python train.py --trainer.accumulate_grad_batches 4 --trainer.gradient_clip_val 1": "by test_scale.py",
     "python train.py --config experiments/profile.yaml": "by test_scale.py",
+    "ruff check && ruff format --check && mypy && python -m pytest": "by test_combinations.py",
+    "pip install pre-commit && pre-commit install": "by test_combinations.py",
 }
 
 

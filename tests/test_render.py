@@ -94,7 +94,11 @@ def test_readme_shows_the_tree_as_it_is(bake):
     project = bake(accept_hooks=False)
     readme = (project / "README.md").read_text(encoding="utf-8")
     named = set(re.findall(r"^\s*([\w.]+\.(?:py|yaml)|\w+/)", readme, re.MULTILINE))
-    there = {path.name for path in texts(project, ".py", "config.yaml") if path.parts[0] != "tests"}
+    there = {
+        path.name
+        for path in texts(project, ".py", "config.yaml")
+        if path.name[0] != "." and path.parts[0] != "tests"
+    }
     assert there - named == {"__init__.py"}
     assert {name for name in named if name.endswith((".py", "config.yaml"))} <= there
 

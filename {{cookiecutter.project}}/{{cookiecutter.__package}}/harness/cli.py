@@ -34,7 +34,7 @@ from .dashboard import Dashboard
 from .errors import UserError, check_settings_file, explain
 from .finetune import start_from
 from .resume import Resume
-from .run import claimed, existing_run, new_run, newest_checkpoint, resume_command
+from .run import claimed, command, existing_run, new_run, newest_checkpoint, resume_command
 from .tracking import INIT, open_loggers, places
 
 FINDERS = BatchSizeFinder, LearningRateFinder
@@ -181,12 +181,12 @@ class TrainCLI(LightningCLI):
             rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
             rows["checkpoint"] = self.best.best_model_path
             rows["resume"] = resume_command(self.folder)
-            rows["evaluate"] = f"python {self.project / 'evaluate.py'} {self.folder}"
-            rows["predict"] = f"python {self.project / 'predict.py'} {self.folder} INPUT..."
-            rows["export"] = f"python {self.project / 'export.py'} {self.folder}"
+            rows["evaluate"] = command("python", self.project / "evaluate.py", self.folder)
+            rows["predict"] = f"{command('python', self.project / 'predict.py', self.folder)} INPUT..."
+            rows["export"] = command("python", self.project / "export.py", self.folder)
             layer = self.project / "experiments" / "finetune.yaml"
-            start = f"python {self.project / 'train.py'} --config {layer}"
-            rows["fine-tune"] = f"{start} --model.init_from {self.folder}"
+            start = command("python", self.project / "train.py", "--config", layer)
+            rows["fine-tune"] = f"{start} {command('--model.init_from', self.folder)}"
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
 

@@ -3,7 +3,9 @@
 import os
 import pickle
 import secrets
+import shlex
 import shutil
+import subprocess
 import sys
 import time
 import zipfile
@@ -110,9 +112,15 @@ def is_whole(checkpoint: Path) -> bool:
         return False
 
 
+def command(*words: str | Path) -> str:
+    """Return what to type, paths as short as the working directory allows, and quoted if they must be."""
+    short = [str(word).replace(f"{Path.cwd()}{os.sep}", "") for word in words]
+    return subprocess.list2cmdline(short) if os.name == "nt" else shlex.join(short)
+
+
 def resume_command(run: Path) -> str:
     """Return what to type to go on with a run."""
-    return f"python {sys.argv[0]} --resume {run}".replace(f"{Path.cwd()}{os.sep}", "")
+    return command("python", sys.argv[0], "--resume", run)
 
 
 def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:

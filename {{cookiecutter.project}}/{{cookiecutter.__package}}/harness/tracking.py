@@ -11,6 +11,8 @@ from lightning import LightningModule
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from .run import command
+
 INIT = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # arguments of wandb.init
 STEP = "trainer/global_step"  # WandbLogger logs it with everything
 LOST = wandb.errors.Error, OSError  # W&B's own process was killed, its disk is full, its server gone
@@ -159,7 +161,8 @@ def places(loggers: list[Logger]) -> dict[str, str]:
             rows[type(logger).__name__] = str(logger.log_dir)
         elif not (experiment := logger.experiment).disabled:
             folder = Path(experiment.settings.sync_dir).parent
-            rows["charts"] = f"wandb leet {folder}" if experiment.offline else experiment.url
+            rows["charts"] = command("wandb", "leet", folder) if experiment.offline else experiment.url
             if not logger.uploaded:
-                rows["upload"] = f"wandb sync {folder}{'' if experiment.offline else ' --include-online'}"
+                online = [] if experiment.offline else ["--include-online"]
+                rows["upload"] = command("wandb", "sync", folder, *online)
     return rows
