@@ -35,7 +35,7 @@ torchdata torchtext torchvision tornado transformer_engine transformers triton x
 """
 # In the project, or in its .gitignore, or given a meaning of their own by packaging tools.
 _PROJECT = """
-build checkpoints config conftest data dist docs env evaluate experiments export harness license
+agents build checkpoints config conftest data dist docs env evaluate experiments export harness license
 lightning_logs logs main model network outputs predict pyproject readme requirements runs setup slurm src
 sweep test tests train venv wandb workspace
 """
