@@ -148,7 +148,7 @@ def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     project = projects[task]
     trained = run(project, f"train.py {TINY}", home=tmp_path)
     assert trained.code == 0, trained.err
-    warned = [line for line in trained.err.splitlines() if "Warning" in line]
+    warned = [line for line in trained.err.splitlines() if "Warning: " in line]
     expected = ("LeafSpec", "JsonargparseDeprecationWarning", "Implicitly cleaning up")
     assert [line for line in warned if not any(word in line for word in expected)] == []
     (folder,) = (project / "runs").iterdir()

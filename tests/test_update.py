@@ -55,7 +55,7 @@ def copy_of_the_template(folder: Path) -> Path:
     """Copy the files of this repository that are, or would be, committed."""
     names = git(TEMPLATE, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")
     for name in filter(None, names):
-        if (TEMPLATE / name).exists():
+        if (TEMPLATE / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(TEMPLATE / name, folder / name)
     return folder
