@@ -50,7 +50,8 @@ class Stream(IterableDataset):
             inputs, targets = self.data.part(rows)
             examples = self.data.dataset(inputs, self.data.numbers("train", targets))
         except UserError as error:
-            raise UserError(f"{error} (in {len(rows)} rows of the stream)") from error
+            known = "counted in a streamed batch; classes are those of val and the first --data.buffer rows"
+            raise UserError(f"{error} ({known})") from error
         together = getattr(examples, "__getitems__", lambda indices: [examples[i] for i in indices])
         return (self.data.collate or default_collate)(together(list(range(len(rows)))))
 
