@@ -58,6 +58,8 @@ def test_pins_of_the_project_lie_in_its_ranges(bake):
     settings = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
     assert_pinned(settings["project"]["dependencies"], PROJECT_PINS)
     assert_pinned(settings["project"]["optional-dependencies"]["dev"], PROJECT_PINS)
+    for ranges in settings["project"]["optional-dependencies"].values():
+        assert_pinned(ranges, ALL_PINS)
     assert PROJECT_PINS["torch"] == Version("2.13.0")
 
 
