@@ -108,6 +108,23 @@ def test_ctrl_c_ends_with_a_checkpoint_and_130_and_takes_the_workers_along(proje
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_ctrl_c_while_lightning_sets_up_ends_with_130(bake, home, stage):
+    """Lightning would make a KeyboardInterrupt of it, and of that exit code 1."""
+    project = bake(accept_hooks=False)
+    data = project / "my_project" / "harness" / "loading.py"
+    before = "    def setup(self, stage: str) -> None:\n"
+    text = data.read_text()
+    assert text.count(before) == 1
+    interrupt = f"        __import__('os').kill(__import__('os').getpid(), 2 * (stage == '{stage}'))\n"
+    data.write_text(text.replace(before, before + interrupt))
+    process = start(project, home, f"train.py {JOB} --trainer.max_epochs 1")
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert ("go on: python train.py --resume runs/" in output) == (stage == "test")
+
+
 def test_a_second_ctrl_c_acts_at_once(bake, home):
     project = bake(accept_hooks=False)
     data = project / "my_project" / "data.py"
@@ -175,8 +192,8 @@ def test_two_damaged_checkpoints_are_refused_and_left_alone(copy, project, home)
 
 
 REFUSED = {
-    "--data.split_seed 1": ["the data is not what it was"],
-    "--data.batch_size 8": ["the data is not what it was"],
+    "--data.split_seed 1": ["the data or their split are not what they were"],
+    "--data.batch_size 8": ["the data or their split are not what they were"],
     "--model.width 8": ["the checkpoint", "does not fit", "size mismatch"],
     "--trainer.max_epochs 1": ["max_epochs=1"],
 }
@@ -313,7 +330,9 @@ def test_a_finished_run_is_left_as_it_is_until_it_may_train_longer(project, home
     assert again.code == 0
     assert "is finished; to train on, give a larger --trainer.max_epochs" in again.out
     assert files(folder) == before
-    (longer,) = run_many(project, [f"train.py --resume {folder} --trainer.max_epochs 3"], home=home)
+    more = f"train.py --resume {folder} --trainer.max_epochs 3"
+    other, longer = run_many(project, [f"{more} --data.test_share 0.3", more], home=home)
+    assert "the data or their split are not what they were" in error(other)
     assert longer.code == 0, longer.err
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 18
     rows = (folder / "metrics.csv").read_text().splitlines()

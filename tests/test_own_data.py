@@ -8,9 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 from conftest import QUESTIONS
+from datasets import Features, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from project import TINY, run_many
 
@@ -55,6 +59,7 @@ def write_images(folder: Path) -> None:
         save(f"hollow/cat/{i}.png")
     save("lonely/dog/0.png")
     save("loose/0.png")
+    write_hostile(folder)
     (folder / "hollow" / "dog").mkdir()
     (folder / "empty").mkdir()
     (folder / "mixed" / "red" / "._0.png").write_text("of a Mac")
@@ -62,6 +67,23 @@ def write_images(folder: Path) -> None:
     cut = folder / "broken" / "red" / "cut.jpg"
     Image.fromarray(random.integers(0, 255, (64, 64, 3), dtype=np.uint8)).save(cut)
     cut.write_bytes(cut.read_bytes()[:1500])
+
+
+def write_hostile(folder: Path) -> None:
+    """Write data that would take the memory, read files from elsewhere, or run a program."""
+    for name in ("cat/0.png", "dog/0.png"):
+        (folder / "bomb" / name).parent.mkdir(parents=True)
+        Image.new("1", (20_000, 20_000)).save(folder / "bomb" / name)
+    shutil.make_archive(str(folder / "archive"), "zip", folder / "single")
+    (folder / "script").mkdir()
+    (folder / "script" / "script.py").write_text("open('pwned', 'w')")
+    elsewhere = ["/etc/passwd", "../../secret.png"] * 9
+    pd.DataFrame({"file": elsewhere, "label": ["a", "b"] * 9}).to_csv(folder / "names.csv", index=False)
+    features = Features({"image": ImageFeature(), "label": Value("string")})
+    content = (folder / "single" / "cat" / "0.png").read_bytes()
+    for name, image in {"named": {"bytes": None, "path": "/etc/passwd"}, "held": {"bytes": content}}.items():
+        rows = {"image": [image] * 18, "label": ["a", "b"] * 9}
+        pq.write_table(pa.table(rows, schema=features.arrow_schema), folder / f"{name}.parquet")
 
 
 def write_texts(folder: Path) -> None:
@@ -128,6 +150,7 @@ WORKS = {
         ("--data.path mixed", "mixed", 24, ""),
         ("--data.path grey --data.image_size 16 --data.balanced true", "grey mixed/red/0.png", 25, ""),
         ("--data.path split --data.num_workers 0", "split/test", 24, ""),
+        ("--data.path held.parquet", "mixed/red", 8, ""),
         ("--data.path broken --data.skip_unreadable true", "broken/grey", 8, ""),
         ("--data.path mixed --data.fold 2 --data.num_folds 4", "mixed", 24, ""),
     ],
@@ -187,6 +210,12 @@ MISTAKES = {
         "--data.path hollow": ["hollow/dog is empty"],
         "--data.path loose": ["loose/0.png lies in no folder of a class"],
         "--data.path broken": ["broken/red/cut.jpg", "broken/red/note.png", "--data.skip_unreadable true"],
+        "--data.path bomb": ["bomb/cat/0.png is not an image", "decompression bomb"],
+        "--data.path archive.zip": ["archive.zip does not end in .csv"],
+        "--data.path script": ["script holds no file"],
+        "--data.path script/script.py": ["script/script.py does not end in"],
+        "--data.path names.csv": ["names.csv holds no images"],
+        "--data.path named.parquet": ["/etc/passwd is not in the table"],
         "--data.path unseen": ["new", "in the val split", "red"],
         "--data.path config.yaml": ["config.yaml", ".parquet"],
         "--data.path split --data.fold 0": ["fold 0", "test split of its own"],
@@ -242,6 +271,11 @@ def refused(projects, home):
 @pytest.mark.parametrize(("task", "flags"), [(task, flags) for task in MISTAKES for flags in MISTAKES[task]])
 def test_a_mistake_gets_one_clear_line(refused, task, flags):
     assert_one_line(refused(task)[flags], MISTAKES[task][flags])
+
+
+def test_no_data_run_a_program(projects, refused):
+    refused("image")
+    assert not (projects["image"] / "pwned").exists()
 
 
 def assert_one_line(done, words: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import itertools
+import json
 import re
 import subprocess
 import sys
@@ -142,6 +143,42 @@ def test_order_and_padding_of_a_batch_do_not_matter(projects, tmp_path, task):
     assert done.returncode == 0, done.stderr
 
 
+def table_of_examples(folder: Path) -> list[dict]:
+    """Return the rows of the table of test examples that W&B was given."""
+    (path,) = folder.glob("wandb/offline-run-*/files/media/table/test/examples_*.json")
+    table = json.loads(path.read_text(encoding="utf-8"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+
+
+def holds(folder: Path, start: bytes) -> bool:
+    """Return whether a file that waits for its upload begins so."""
+    return any(path.read_bytes().startswith(start) for path in folder.glob("wandb/artifacts/staging/*"))
+
+
+# How an example of each task is shown.
+SHOWN = {
+    "image": lambda folder, row: row["example"] == "Image" and holds(folder, b"\x89PNG"),
+    "audio": lambda folder, row: row["example"] == "Audio" and holds(folder, b"RIFF"),
+    "text": lambda folder, row: row["example"].strip(),
+    "tabular": lambda folder, row: row["mean radius"] > 0,
+}
+
+
+@pytest.mark.slow
+def test_numbers_are_shown_with_their_errors(projects, tmp_path):
+    project = projects["tabular"]
+    command = f"train.py {TINY} --data.dataset diabetes --trainer.default_root_dir numbers"
+    (trained,) = run_many(project, [command], home=tmp_path)
+    assert trained.code == 0, trained.err
+    (folder,) = (project / "numbers").iterdir()
+    assert {path.name for path in folder.glob("*.png")} == {"learning_curves.png", "predictions.png"}
+    shown = table_of_examples(folder)
+    errors = [row["prediction"] - row["target"] for row in shown]
+    assert errors == pytest.approx([row["error"] for row in shown])
+    assert sorted(map(abs, errors), reverse=True) == pytest.approx(list(map(abs, errors)))
+    assert shown[0]["bmi"] > 0
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
@@ -152,6 +189,12 @@ def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     expected = ("LeafSpec", "JsonargparseDeprecationWarning", "Implicitly cleaning up")
     assert [line for line in warned if not any(word in line for word in expected)] == []
     (folder,) = (project / "runs").iterdir()
+    pictures = {"learning_curves.png", "confusion_matrix.png", "examples.png"}
+    assert {path.name for path in folder.glob("*.png")} == pictures
+    shown = table_of_examples(folder)
+    assert len(shown) == 50
+    assert shown[0]["prediction"] != shown[0]["target"]
+    assert SHOWN[task](folder, shown[0])
     finetune = f"train.py {TINY} --trainer.max_epochs 3 --config experiments/finetune.yaml"
     commands = [f"evaluate.py {folder}", f"{finetune} --model.init_from {folder}"]
     for command, done in zip(commands, run_many(project, commands, home=tmp_path), strict=True):

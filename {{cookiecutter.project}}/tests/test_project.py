@@ -55,7 +55,7 @@ def test_network_learns_one_batch_by_heart(data: DataModule):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = next(iter(data.train_dataloader()))
     losses = []
-    for _ in range(40):
+    for _ in range(60):
         losses.append(model.training_step(batch, 0))
         optimizer.zero_grad()
         losses[-1].backward()

@@ -68,10 +68,10 @@ class Model(LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         self._step(batch, self.val_metrics)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor] | None:
-        """Return what the dashboard shows of each example that is classified."""
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> dict[str, Tensor]:
+        """Return what the dashboard shows of each example."""
         _, scores = self._step(batch, self.test_metrics)
-        return {"probabilities": scores.softmax(dim=1), "target": batch[1]} if self.hparams.classes else None
+        return {"scores": scores, "target": batch[1]}
 
     def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return class probabilities (B, num_classes), or numbers (B, 1), for a batch without targets."""

@@ -162,6 +162,7 @@ class TrainCLI(LightningCLI):
     def tracked_run(self) -> Iterator[None]:
         """Keep other processes out of the run's folder, and log to it and to W&B or what was chosen."""
         main = self.trainer.is_global_zero
+        self.trainer.callbacks[0].listen()  # Lightning puts this back whenever it ends its own
         with claimed(self.folder) if main else nullcontext():
             if main and not self.resume_from:
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
@@ -176,7 +177,8 @@ class TrainCLI(LightningCLI):
     def print_closing_box(self) -> None:
         """Print the test metrics, and the commands for what comes next."""
         rows = {name: f"{value:.4f}" for name, value in self.trainer.callback_metrics.items()}
-        rows |= places(self.trainer.loggers)
+        rows["parameters"] = f"{sum(parameter.numel() for parameter in self.model.parameters()):,}"
+        rows |= places(self.trainer.loggers) | {"pictures": f"{self.folder}{os.sep}*.png"}
         if self.best.best_model_path:
             rows[f"best {self.best.monitor}"] = f"{self.best.best_model_score:.4f}"
             rows["checkpoint"] = self.best.best_model_path
@@ -197,7 +199,8 @@ class EpochLines(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         metrics = trainer.callback_metrics
         if metrics:  # of the epoch before: its training metrics were not known any earlier
-            values = [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]
+            shown = sorted(name for name in metrics if not name.startswith("lr-"))
+            values = [f"{name} {metrics[name]:.4f}" for name in shown]
             rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))
 
     on_train_end = on_train_epoch_start

@@ -1,6 +1,7 @@
 """What a run shows beside what its model logs: speed, gradients and, after the test, where the model errs.
 
-The same lies as pictures in the run's folder: learning_curves.png, confusion_matrix.png, examples.png.
+The same lies as pictures in the run's folder: learning_curves.png and, of classes, confusion_matrix.png
+and examples.png, of numbers predictions.png.
 """
 
 import csv
@@ -25,10 +26,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class Dashboard(Callback):
-    """Log speed and gradient norm; after the test show confusions and the most confident mistakes.
+    """Log speed and gradient norm; after the test show confusions or errors, and the worst examples.
 
-    For the second, `test_step` returns `probabilities` (B, num_classes) and `target` (B,), and the data
-    module has `classes` and `test_example`.
+    For the second, `test_step` returns `scores` (B, num_classes), or predicted numbers (B, 1), and `target`
+    (B,), and the data module has `test_example` and `classes`, which are none for numbers.
     """
 
     def on_train_epoch_start(self, *_) -> None:
@@ -57,19 +58,22 @@ class Dashboard(Callback):
         draw_learning_curves(Path(trainer.default_root_dir))
 
     def on_test_start(self, *_) -> None:
-        self.outputs: list = []
+        self.outputs: dict[str, list] = defaultdict(list)
 
     def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
-        if outputs:
-            self.outputs.append((outputs["probabilities"], outputs["target"]))
+        for name, values in (outputs or {}).items():
+            self.outputs[name].append(values)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        columns = [torch.cat(parts) for parts in zip(*self.outputs, strict=True)]
+        outputs = {name: torch.cat(parts) for name, parts in self.outputs.items()}
         if trainer.world_size > 1:
             count = len(trainer.test_dataloaders.dataset)  # Lightning's own sampler repeats the first ones
-            columns = [_dealt_out(gather_all_tensors(column))[:count] for column in columns]
-        if columns and trainer.is_global_zero and hasattr(trainer.datamodule, "test_example"):
-            show_test(trainer, *(column.cpu() for column in columns))
+            outputs = {name: _dealt_out(gather_all_tensors(all))[:count] for name, all in outputs.items()}
+        if outputs and trainer.is_global_zero and hasattr(trainer.datamodule, "test_example"):
+            show = show_classes if trainer.datamodule.classes else show_numbers
+            charts = show(trainer, **{name: values.float().cpu() for name, values in outputs.items()})
+            if isinstance(trainer.logger, WandbLogger):
+                trainer.logger.log_metrics(charts, trainer.global_step)
 
 
 def _log(trainer: Trainer, values: dict) -> None:
@@ -85,35 +89,57 @@ def _dealt_out(parts: list[Tensor]) -> Tensor:
     return whole
 
 
-def show_test(trainer: Trainer, probabilities: Tensor, target: Tensor) -> None:
-    """Show the confusion matrix (rows are the targets), each class, and 50 examples, mistakes first."""
-    data, classes, run = trainer.datamodule, trainer.datamodule.classes, Path(trainer.default_root_dir)
-    confidence, prediction = probabilities.float().max(dim=1)
+def show_classes(trainer: Trainer, scores: Tensor, target: Tensor) -> dict:
+    """Show the confusion matrix (rows are the targets), each class, and 50 examples, sure mistakes first."""
+    classes, run, target = trainer.datamodule.classes, Path(trainer.default_root_dir), target.long()
+    confidence, prediction = scores.softmax(dim=1).max(dim=1)
     worst = torch.where(prediction != target, confidence, -confidence).argsort(descending=True)[:50]
     names = [[classes[i] for i in column[worst]] for column in (target, prediction)]
-    inputs = [data.test_example(i) for i in worst.tolist()]
-    examples = list(zip(inputs, *names, confidence[worst].tolist(), strict=True))
+    examples = list(zip(_inputs(trainer, worst), *names, confidence[worst].tolist(), strict=True))
     matrix = multiclass_confusion_matrix(prediction, target, len(classes))
     draw_examples(run, examples)
     draw_confusion_matrix(run, matrix.numpy(), classes)
-    if isinstance(trainer.logger, WandbLogger):
-        shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
-        scores = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)
-        rows = [[_medium(example), *others] for example, *others in examples]
-        charts = {
-            "test/confusion_matrix": wandb.plot.confusion_matrix(
-                None, target.tolist(), prediction.tolist(), classes
-            ),
-            "test/classes": wandb.Table(["class", "precision", "recall", "examples"], list(scores)),
-            "test/examples": wandb.Table(["example", "target", "prediction", "confidence"], rows),
-        }
-        trainer.logger.log_metrics(charts, trainer.global_step)
+    shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
+    rows = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)
+    return {
+        "test/confusion_matrix": wandb.plot.confusion_matrix(
+            None, target.tolist(), prediction.tolist(), classes
+        ),
+        "test/classes": wandb.Table(["class", "precision", "recall", "examples"], list(rows)),
+        "test/examples": _table(examples, ["target", "prediction", "confidence"]),
+    }
+
+
+def show_numbers(trainer: Trainer, scores: Tensor, target: Tensor) -> dict:
+    """Show predictions over targets, and 50 examples, the largest errors first."""
+    prediction = scores[:, 0]
+    error = prediction - target
+    worst = error.abs().argsort(descending=True)[:50]
+    numbers = torch.stack([target, prediction, error], dim=1)[worst].tolist()
+    examples = [(example, *row) for example, row in zip(_inputs(trainer, worst), numbers, strict=True)]
+    draw_predictions(Path(trainer.default_root_dir), prediction.numpy(), target.numpy())
+    pairs = wandb.Table(["target", "prediction"], torch.stack([target, prediction], dim=1).tolist())
+    return {
+        "test/predictions": wandb.plot.scatter(pairs, "target", "prediction"),
+        "test/examples": _table(examples, ["target", "prediction", "error"]),
+    }
+
+
+def _inputs(trainer: Trainer, indices: Tensor) -> list:
+    return [trainer.datamodule.test_example(i) for i in indices.tolist()]
+
+
+def _table(examples: list[tuple], columns: list[str]) -> wandb.Table:
+    if isinstance(examples[0][0], dict):  # the cells of a row
+        rows = [[*others, *example.values()] for example, *others in examples]
+        return wandb.Table([*columns, *examples[0][0]], rows)
+    return wandb.Table(["example", *columns], [[_medium(example), *others] for example, *others in examples])
 
 
 def _medium(example):
     if isinstance(example, Image):
         return wandb.Image(example)
-    return wandb.Audio(example[0], example[1]) if isinstance(example, tuple) else str(example)
+    return wandb.Audio(example[0], example[1]) if isinstance(example, tuple) else example
 
 
 def draw_learning_curves(run: Path) -> None:
@@ -129,7 +155,7 @@ def draw_learning_curves(run: Path) -> None:
         for number, (metric, stages) in enumerate(charts.items(), start=1):
             axes = figure.add_subplot(1, len(charts), number)
             for stage in ("train", "val"):
-                axes.plot(*np.array(stages[stage], float).T, label=stage)
+                axes.plot(*np.array(stages[stage], float).T, ".-", label=stage)
             axes.set(xlabel="step", title=metric)
             axes.legend()
         figure.savefig(run / "learning_curves.png")
@@ -144,22 +170,35 @@ def draw_confusion_matrix(run: Path, matrix: np.ndarray, classes: list[str]) -> 
         axes.set_xticks(ticks, classes, rotation=45, ha="right")
         axes.set_yticks(ticks, classes)
         for row, column in zip(*matrix.nonzero(), strict=True):
-            axes.text(column, row, matrix[row, column], ha="center", va="center", color="tab:orange")
+            color = "white" if matrix[row, column] > matrix.max() / 2 else "black"
+            axes.text(column, row, matrix[row, column], ha="center", va="center", color=color)
     figure.savefig(run / "confusion_matrix.png")
+
+
+def draw_predictions(run: Path, prediction: np.ndarray, target: np.ndarray) -> None:
+    """Draw a point for each example; those predicted right lie on the line."""
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes = figure.add_subplot(xlabel="target", ylabel="prediction", aspect="equal")
+    axes.axline((target.mean(), target.mean()), slope=1, color="black", linewidth=0.8)
+    axes.plot(target, prediction, "o", alpha=0.5)
+    figure.savefig(run / "predictions.png")
 
 
 def draw_examples(run: Path, examples: list[tuple]) -> None:
     """Draw the first of the examples, each with its prediction and its target."""
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure = Figure(figsize=(10, 10), layout="constrained")
     figure.suptitle("prediction (target)")
     for number, (example, target, prediction, _) in enumerate(examples[:16], start=1):
         axes = figure.add_subplot(4, 4, number)
-        axes.set_title(f"{prediction} ({target})", color="black" if prediction == target else "red")
+        axes.set_title(f"{prediction} ({target})", color="black" if prediction == target else "tab:red")
         axes.set_axis_off()
         if isinstance(example, Image):
             axes.imshow(np.asarray(example), cmap="gray")
-        elif isinstance(example, tuple):  # samples and their rate
-            axes.plot(example[0], linewidth=0.5)
+        elif isinstance(example, tuple):  # samples and their rate: a spectrogram
+            axes.specgram(example[0], NFFT=256, noverlap=128, Fs=example[1])
+        elif isinstance(example, dict):
+            cells = [f"{name[:20]}: {str(value)[:12]}" for name, value in example.items()]
+            axes.text(0, 0.5, "\n".join(cells[:9]), va="center", fontsize=7)
         else:
-            axes.text(0.5, 0.5, fill(str(example)[:160], 24), ha="center", va="center", fontsize=7)
+            axes.text(0.5, 0.5, fill(str(example)[:180], 20), ha="center", va="center")
     figure.savefig(run / "examples.png")

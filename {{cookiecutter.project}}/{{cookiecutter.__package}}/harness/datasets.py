@@ -39,7 +39,11 @@ def read(path: str, endings: Sequence[str] = (), first: int = 0, **csv) -> dict:
     else:
         splits = _by_split(root, endings)
         tables = {name: _listed(files, root, len(splits) > 1) for name, files in splits.items()}
-    return {name: _undecoded(rows) for name, rows in tables.items()}
+    tables = {name: _undecoded(rows) for name, rows in tables.items()}
+    if endings and root.is_file() and not hasattr(tables["train"].features.get("file"), "decode"):
+        # What a table only names may lie anywhere.
+        raise UserError(f"{path} holds no images or sounds; give a folder of a folder for each class")
+    return tables
 
 
 def streams(path: str, **csv) -> dict:
@@ -136,10 +140,20 @@ def values(rows, column: str, file: str | Path) -> list:
 
 
 def opened(item) -> tuple[str, Path | BytesIO]:
-    """Return the name of a file, and the file or what a table holds of it."""
-    if isinstance(item, dict):  # {"path": ..., "bytes": ...}
-        return str(item["path"]), BytesIO(item["bytes"]) if item["bytes"] else Path(item["path"])
-    return str(item), Path(item)
+    """Return the name of a file, and the file or what a table holds of it.
+
+    Raises:
+        UserError: If a table names a file that it does not hold and that did not come from the hub.
+    """
+    if not isinstance(item, dict):
+        return str(item), Path(item)
+    name, content = str(item["path"]), item["bytes"]
+    if not content:
+        import datasets
+
+        if not Path(name).resolve().is_relative_to(datasets.config.HF_CACHE_HOME):
+            raise UserError(f"{name} is not in the table, which only names it")
+    return name, BytesIO(content) if content else Path(name)
 
 
 def readable(rows, look: Callable, skip: bool):

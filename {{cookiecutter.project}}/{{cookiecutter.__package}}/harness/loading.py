@@ -1,5 +1,6 @@
 """Split examples and load them in batches: what is the same whatever they are."""
 
+import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -129,12 +130,16 @@ class SplitDataModule(LightningDataModule):
     def facts(self) -> dict:
         """What is found in the training split; it travels in the checkpoint."""
         inputs, targets = self.parts["train"]
-        return {"classes": self.class_names(targets), **self.describe(inputs, targets)}
+        fingerprint = zlib.crc32(repr([part for _, part in self.parts.values()]).encode())
+        known = {"classes": self.class_names(targets), "fingerprint": fingerprint}
+        return known | self.describe(inputs, targets)
 
     def state_dict(self) -> dict:
         return self.facts
 
     def load_state_dict(self, state_dict: dict) -> None:
+        if vars(self).get("facts", state_dict) != state_dict:
+            raise UserError("the data or their split are not what they were: start a new run")
         self.facts = state_dict
 
     @property

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from torch import distributed
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
@@ -168,7 +168,7 @@ class Resume(Callback):
         # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
         found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
         if len(found) == 1 and found != {batch}:
-            raise UserError(f"the data is not what it was when {self.run} stopped: start a new run")
+            raise UserError(f"the data or their split are not what they were in {self.run}: start a new run")
         iter(trainer.fit_loop._data_fetcher)  # of a stream it has the first batch already
         trainer.callback_metrics.update(self.resumed["callback_metrics"])
         for name, metric in model.named_modules():
@@ -185,7 +185,7 @@ class Resume(Callback):
             leave = any_rank(bool(self.signum))
             self._save(trainer)
             if leave:
-                rank_zero_info(f"stopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
+                rank_zero_info(f"\nstopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
                 # Lightning kills the main process if another one fails.
                 sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)
 
@@ -246,4 +246,6 @@ class Resume(Callback):
         signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
         self.signum = signum
         if not self.training:
+            if rank_zero_only.rank == 0 and (self.run / "config.yaml").exists():
+                os.write(2, f"\nstopped; go on: {resume_command(self.run)}\n".encode())  # print may not
             sys.exit(128 + signum)

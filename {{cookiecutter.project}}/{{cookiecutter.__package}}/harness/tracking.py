@@ -26,6 +26,7 @@ class MetricsFile(Logger):
     def __init__(self, run: Path):
         super().__init__()
         self.path = run / "metrics.csv"
+        self.version = run.name  # the progress bar shows its end
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
