@@ -1,5 +1,7 @@
 """Measure a generated project beside plain PyTorch and print one table: `make benchmark`. Needs no network.
 
+`python benchmarks/run.py mlp start` measures only these of `CASES`.
+
 The cases run as child processes. This one stays small: a child's peak memory starts from its parent's.
 """
 
@@ -11,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -71,17 +74,24 @@ def default_training(project: Path) -> list[str]:
     ]
 
 
-def training_phase(case: str, title: str, project: Path, goal: float) -> tuple[list[str], int]:
-    """Time the training phase beside the hand-written loop: rows, and the threads that both had."""
+def training_phase(case: str, title: str, project: Path, *, goal: float) -> list[str]:
+    """Time the training phase beside the hand-written loop."""
     result = json.loads(python(HERE / "training.py", case, project, REPEATS, cwd=project)[0].splitlines()[-1])
     ours, by_hand = zip(*result["pairs"], strict=True)
+    step = median(b["wall"] / a["steps"] for a, b in result["pairs"])
     extra = median((a["cpu"] - b["cpu"]) / a["steps"] * 1e6 for a, b in result["pairs"])
     differs = max(abs(a[k] / b[k] - 1) for a, b in result["pairs"] for k in ("train/loss", "val/loss"))
     same = "the same" if differs < 1e-5 else f"NOT the same, {differs:.1e} apart"
     return [
         compared(f"{title}: training phase", [a["wall"] for a in ours], [b["wall"] for b in by_hand], goal),
         compared("its processor time", [a["cpu"] for a in ours], [b["cpu"] for b in by_hand]),
-        row("its extra processor time a step", f"{extra:.0f} µs", "", "", ""),
+        row(
+            "its step; ours takes that much more processor time",
+            f"+{extra:.0f} µs",
+            f"{step * 1e3:.1f} ms",
+            "",
+            "",
+        ),
         row(
             "its last losses",
             f"{ours[-1]['val/loss']:.5f}",
@@ -89,20 +99,30 @@ def training_phase(case: str, title: str, project: Path, goal: float) -> tuple[l
             same,
             "the same",
         ),
-    ], result["threads"]
+    ]
 
 
-def start_up(project: Path) -> str:
+def start_up(project: Path) -> list[str]:
     """Time from the start of the process to the first batch, beside importing Lightning and nothing else."""
     ours, bare = [], []
     for _ in range(REPEATS):
         start = time.time()
-        output = python("train.py", "--trainer.callbacks+=first_step.FirstStep", cwd=project)[0]
+        output = python("train.py", "--trainer.callbacks+=callbacks.FirstStep", cwd=project)[0]
         ours.append(float(output.split("first step at ")[1].split()[0]) - start)
         start = time.time()
         output = python("-c", "import lightning, time; print(time.time())", cwd=project)[0]
         bare.append(float(output) - start)
-    return compared("process start to first step; beside `import lightning`", ours, bare, 1.3)
+    return [compared("process start to first step; beside `import lightning`", ours, bare, 1.3)]
+
+
+def memory(project: Path) -> list[str]:
+    """Train a small network for 10,000 steps."""
+    flags = "--model.width=1 --trainer.max_epochs=-1 --trainer.max_steps=10000 --early_stopping.patience=9999"
+    flags += " --trainer.callbacks+=callbacks.Memory --trainer.check_val_every_n_epoch=10"
+    output = python("train.py", *flags.split(), cwd=project)[0]
+    found = [int(line.split()[1]) for line in output.splitlines() if line.startswith("memory ")]
+    shown = f"{found[0]} MB, {found[len(found) // 2]} MB, {found[-1]} MB"
+    return [row("memory after 1000, 6000 and 10,000 steps", shown, "", "", "flat")]
 
 
 def compared(title: str, ours: list[float], reference: list[float], goal: float | None = None) -> str:
@@ -127,20 +147,29 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
+CASES = {
+    "train": default_training,
+    "digits": partial(training_phase, "digits", "default job (digits)", goal=1.15),
+    "mlp": partial(training_phase, "mlp", "small MLP, 55,000 images 28×28, batch 128", goal=1.3),
+    "slow": partial(training_phase, "slow", "digits, network twice as wide", goal=1.02),
+    "folder": partial(training_phase, "folder", "JPEG files in folders, 2 workers", goal=1.05),
+    "start": start_up,
+    "memory": memory,
+}
+
+
 def main() -> None:
     begin, load = time.perf_counter(), os.getloadavg()[0]
+    chosen = sys.argv[1:] or list(CASES)
+    if unknown := set(chosen) - CASES.keys():
+        sys.exit(f"no case {', '.join(unknown)}; choose from {', '.join(CASES)}")
     print(row("measured", "generated project", "reference", "ratio", "must be"), row(*["---"] * 5), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         project, rendering = render(Path(folder))
         print(row("rendering the default project, in process", spread(rendering), "", "", "< 0.2 s"))
-        print(*default_training(project), sep="\n", flush=True)
-        digits, threads = training_phase("digits", "default job (digits)", project, 1.15)
-        print(*digits, sep="\n", flush=True)
-        mlp, _ = training_phase("mlp", "small MLP, 55,000 images 28×28, batch 128", project, 1.3)
-        print(*mlp, start_up(project), sep="\n")
-    print(
-        f"\nMedian (lowest–highest × repeats), taken in turn, {threads} threads; {time.strftime('%Y-%m-%d')}."
-    )
+        for case in chosen:
+            print(*CASES[case](project), sep="\n", flush=True)
+    print(f"\nMedian (lowest–highest × repeats), taken in turn; {time.strftime('%Y-%m-%d')}.")
     print(f"{machine()}, load before {load:.1f}, after {os.getloadavg()[0]:.1f}.")
     print(", ".join(f"{name} {version(name)}" for name in PACKAGES) + ".")
     print(f"{time.perf_counter() - begin:.0f} s in all.")

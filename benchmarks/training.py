@@ -6,22 +6,26 @@ with the same threads, initial weights and batches. Callbacks and loggers are th
 """
 
 import copy
+import gzip
 import json
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import plain_loop
 import torch
+from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
 
 CASE, PROJECT, REPEATS = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-BUDGET = 90  # seconds: a busy machine gets fewer repeats
+BUDGET = 60  # seconds: a busy machine gets fewer repeats
 sys.path.insert(0, str(PROJECT))
 
-from lightning import Callback  # noqa: E402
 from my_project.data import DataModule, ImageDataset  # noqa: E402
-from my_project.harness.cli import TrainCLI  # noqa: E402
+from my_project.harness.cli import Callback, TrainCLI  # noqa: E402
 from my_project.model import Model  # noqa: E402
 from train import LINKS  # noqa: E402
 
@@ -47,20 +51,121 @@ class MlpModel(Model):
         self.network = Mlp()
 
 
-class RandomImages(DataModule):
-    """Random images of 28×28 pixels in memory: 55,000 to train and 5,000 to validate, as Fashion-MNIST."""
+class Block(nn.Module):
+    """The basic block of He et al. 2016 (arXiv:1512.03385)."""
 
-    images = torch.randint(256, (60_000, 1, 28, 28), dtype=torch.uint8)
-    labels = torch.randint(10, (60_000,))
+    def __init__(self, inputs: int, outputs: int, stride: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+            nn.ReLU(),
+            nn.Conv2d(outputs, outputs, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+        projection = nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential(*(projection if inputs != outputs else ()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.branch(x) + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """ResNet-18 for images of 32×32 pixels: its first convolution is 3×3 and keeps their size."""
+
+    def __init__(self, width: int = 64):
+        super().__init__()
+        first = nn.Conv2d(3, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+        sizes = [(width * s // 2, width * s, 2) for s in (2, 4, 8)]
+        stages = [(Block(i, o, stride), Block(o, o, 1)) for i, o, stride in [(width, width, 1), *sizes]]
+        self.features = nn.Sequential(*first, *(block for stage in stages for block in stage))
+        self.head = nn.Linear(width * 8, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images / 127.5 - 1).mean(dim=(2, 3)))
+
+
+class ResNetModel(Model):
+    """The project's model around the ResNet."""
+
+    def __init__(self, classes: list[str], channels: int, fused: bool = False):
+        super().__init__(classes, channels=channels, fused=fused)
+        self.network = ResNet()
+
+
+class ColourImages(DataModule):
+    """50,000 random images of 3×32×32 in memory, and 5,000 to validate."""
 
     def setup(self, stage: str) -> None:
-        self.train_set = ImageDataset(self.images[:55_000], self.labels[:55_000])
-        self.val_set = ImageDataset(self.images[55_000:], self.labels[55_000:])
+        images, labels = (
+            torch.randint(256, (55_000, 3, 32, 32), dtype=torch.uint8),
+            torch.randint(10, (55_000,)),
+        )
+        self.train_set = ImageDataset(images[:50_000], labels[:50_000])
+        self.val_set = ImageDataset(images[50_000:], labels[50_000:])
 
 
+class FashionImages(DataModule):
+    """55,000 images of 28×28 pixels in memory, and 5,000 to validate: Fashion-MNIST or random."""
+
+    def setup(self, stage: str) -> None:
+        images, labels = fashion() or (
+            torch.randint(256, (60_000, 1, 28, 28), dtype=torch.uint8),
+            torch.randint(10, (60_000,)),
+        )
+        self.train_set = ImageDataset(images[:55_000], labels[:55_000])
+        self.val_set = ImageDataset(images[55_000:], labels[55_000:])
+
+
+def fashion() -> tuple[Tensor, Tensor] | None:
+    """Return the images and labels of Debian's package dataset-fashion-mnist, if it is installed."""
+    folder = next(Path("/usr/share").glob("*/fashion-mnist"), None)
+    if folder is None:
+        return None
+    images, labels = (
+        gzip.decompress((folder / f"train-{name}-ubyte.gz").read_bytes())
+        for name in ("images-idx3", "labels-idx1")
+    )
+    pixels = torch.frombuffer(bytearray(images[16:]), dtype=torch.uint8).view(-1, 1, 28, 28)
+    return pixels, torch.frombuffer(bytearray(labels[8:]), dtype=torch.uint8).long()
+
+
+def write_images(folder: Path, count: int = 3000) -> None:
+    """Write JPEG files of 96×96 pixels in ten classes."""
+    random = np.random.default_rng(0)
+    for label in range(10):
+        (folder / f"class{label}").mkdir(parents=True)
+    for i in range(count):
+        image = Image.fromarray(random.integers(0, 256, (12, 12, 3), dtype=np.uint8))
+        image.resize((96, 96)).save(folder / f"class{i % 10}" / f"{i}.jpg", quality=90)
+
+
+IMAGES = PROJECT.parent / "images"
 CASES = {
     "digits": (Model, DataModule, []),
-    "mlp": (MlpModel, RandomImages, ["--data.batch_size=128", "--trainer.max_epochs=2"]),
+    "mlp": (MlpModel, FashionImages, ["--data.batch_size=128", "--trainer.max_epochs=2"]),
+    "slow": (Model, DataModule, ["--model.width=64", "--trainer.max_epochs=3"]),
+    "folder": (
+        Model,
+        DataModule,
+        [
+            f"--data.path={IMAGES}",
+            "--data.num_workers=2",
+            "--data.image_size=32",
+            "--model.width=8",
+            "--trainer.max_epochs=2",
+        ],
+    ),
+    "gpu": (
+        ResNetModel,
+        ColourImages,
+        [
+            f"--config={PROJECT / 'experiments' / 'gpu.yaml'}",
+            "--data.batch_size=512",
+            "--data.num_workers=4",
+            "--trainer.max_epochs=4",
+        ],
+    ),
 }
 
 
@@ -89,7 +194,6 @@ def train(flags: list[str]) -> tuple[TrainCLI, nn.Module, dict[str, float]]:
     cli.trainer.callbacks.append(clock)
     network = copy.deepcopy(cli.model.network)
     with cli.tracked_run():
-        torch.manual_seed(1)
         cli.trainer.fit(cli.model, cli.datamodule)
         measured = took(clock.start)
     losses = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "loss" in name}
@@ -99,26 +203,49 @@ def train(flags: list[str]) -> tuple[TrainCLI, nn.Module, dict[str, float]]:
 def train_by_hand(cli: TrainCLI, network: nn.Module) -> dict[str, float]:
     """Train with the same data and settings in the hand-written loop."""
     stop = {"max_epochs": cli.trainer.max_epochs, "patience": cli.config.early_stopping.patience}
-    train_set, val_set = (
-        (data.images, data.labels) for data in (cli.datamodule.train_set, cli.datamodule.val_set)
-    )
-    torch.manual_seed(1)
+    bfloat16 = cli.trainer.precision == "bf16-mixed"
+    options = {**cli.model.hparams, **cli.datamodule.hparams, **stop, "bfloat16": bfloat16}
+    train, val = batches(cli.datamodule, options)
+    network.to(cli.trainer.strategy.root_device)
+    if cli.config.compile:
+        network.compile()
+    steps = len(cli.datamodule.train_set) // options["batch_size"]
+    plain_loop.evaluate(network, val, options)  # starts the workers, as the project's sanity check does
     start = now()
-    options = {**cli.model.hparams, **cli.datamodule.hparams, **stop}
-    losses = plain_loop.fit(network, train_set, val_set, cli.folder / "by_hand.pt", options)[-1]
+    losses = plain_loop.fit(network, train, val, steps, cli.folder / "by_hand.pt", options)[-1]
     return {**took(start), **losses}
 
 
+def batches(data: DataModule, options: dict) -> list[plain_loop.Batches]:
+    """Return what the hand-written loop trains on and validates on."""
+    sets, size = (data.train_set, data.val_set), options["batch_size"]
+    if not options["num_workers"]:
+        return [plain_loop.InMemory(each.images, each.labels, size, each is data.train_set) for each in sets]
+    workers = {"num_workers": options["num_workers"], "persistent_workers": True}
+    workers["pin_memory"] = torch.cuda.is_available()
+    order = {"sampler": plain_loop.Order(len(data.train_set)), "drop_last": True}
+    return [
+        DataLoader(
+            each, size, collate_fn=data.collate, **workers, **(order if each is data.train_set else {})
+        )
+        for each in sets
+    ]
+
+
 def main() -> None:
+    if CASE == "folder" and not IMAGES.exists():
+        write_images(IMAGES)
     pairs, start = [], time.perf_counter()
     for repeat in range(REPEATS + 1):
         cli, network, ours = train([] if repeat else ["--trainer.max_epochs=1"])
         pairs.append((ours, train_by_hand(cli, network)))
         if repeat and time.perf_counter() - start > BUDGET:
             break
-    print(
-        json.dumps({"threads": torch.get_num_threads(), "pairs": pairs[1:]})
-    )  # the first, of one epoch, warms up
+    shape, device = cli.datamodule.train_set[0][0].shape, next(network.parameters()).device
+    with FlopCounterMode(display=False) as counter:  # of two images, forward and backward
+        network.forward(torch.zeros(2, *shape, device=device)).sum().backward()  # not compiled
+    result = {"batch_size": cli.datamodule.hparams.batch_size, "flops": counter.get_total_flops() / 2}
+    print(json.dumps({**result, "pairs": pairs[1:]}))  # the first, of one epoch, warms up
 
 
 main()

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path.cwd()))
 import train
 
 PACKAGE = train.DataModule.__module__.removesuffix(".data")
-data, model, resume, dashboard = (
+data, model, resume, dashboard, cli = (
     importlib.import_module(f"{PACKAGE}.{name}")
-    for name in ("data", "model", "harness.resume", "harness.dashboard")
+    for name in ("data", "model", "harness.resume", "harness.dashboard", "harness.cli")
 )
 SMALL = {
     "model.width": 4,
@@ -184,7 +184,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     root = Path("brute").resolve()
     # Pictures would take a third of the time.
-    dashboard.show_test = dashboard.draw_learning_curves = lambda *_: None
+    dashboard.show_test = cli.draw_learning_curves = lambda *_: None
     for case in sys.argv[1:] or CASES:
         with changed(case):
             print(json.dumps({"case": case, **brute_force(case, root)}), flush=True)

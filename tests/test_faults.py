@@ -129,8 +129,8 @@ def test_a_second_ctrl_c_acts_at_once(bake, home):
     project = bake(accept_hooks=False)
     data = project / "my_project" / "data.py"
     text = data.read_text()
-    slow = "        import time\n\n        time.sleep(60)\n        return self[torch.tensor(indices)]"
-    data.write_text(text.replace("        return self[torch.tensor(indices)]", slow))
+    slow = "        import time\n\n        time.sleep(60)\n        rows = torch.tensor(indices)"
+    data.write_text(text.replace("        rows = torch.tensor(indices)", slow))
     process = start(project, home, f"train.py {JOB} --trainer.num_sanity_val_steps 0")
     wait_for_training(process, project / "runs")
     time.sleep(0.5)

@@ -62,7 +62,7 @@ def test_all_metrics_share_one_step_axis(online):
     expected = ["train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds"]
     expected += ["time/samples_per_second", "test/loss", "test/acc"]
     assert [names[name] for name in expected] == [13, 13, 13, 13, 13, 13, 1, 1]
-    assert [names[name] for name in ["lr-AdamW", "train/grad_norm", "train/loss_step"]] == [26, 26, 26]
+    assert [names[name] for name in ["train/lr", "train/grad_norm", "train/loss_step"]] == [26, 26, 26]
     axes = json.loads(online[1].settings["config"])["_wandb"]["value"]["m"]
     assert {axis.get("1") or axis.get("2") for axis in axes} == {STEP, "*", "val/loss"}
 
@@ -273,7 +273,7 @@ def test_the_workspace(project, home):
     shown = {section["name"]: json.dumps(section["panels"]) for section in sections}
     for section, metrics in {
         "Training and validation": ["train/loss", "val/loss", "train/acc", "val/acc"],
-        "Steps": ["train/grad_norm", "train/loss_step", "lr-AdamW"],
+        "Steps": ["train/grad_norm", "train/loss_step", "train/lr"],
         "Test": ["test/acc", "test/loss", "test/examples", "test/confusion_matrix"],
         "Speed": ["time/samples_per_second", "time/epoch_seconds"],
     }.items():

@@ -99,7 +99,7 @@ def test_everything_is_logged_once_an_epoch(folder):
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert counts[name] == 20
     assert counts["test/loss"] == counts["test/acc"] == 1
-    assert counts["lr-AdamW"] == 380 // 10
+    assert counts["train/lr"] == 380 // 10
 
 
 def test_wandb_has_the_metrics_and_the_whole_config_once(folder, home):

@@ -29,7 +29,7 @@ def main() -> None:
         logged = list(dict.fromkeys(row["name"] for row in csv.DictReader(file)))
     epochs = [[f"train/{name[4:]}", name] for name in logged if name.startswith("val/")]
     seen = {name for chart in epochs for name in chart}
-    steps = [[name] for name in logged if name.startswith(("train/", "lr-")) and name not in seen]
+    steps = [[name] for name in logged if name.startswith("train/") and name not in seen]
     test = [panels.ScalarChart(metric=name) for name in logged if name.startswith("test/")]
     tables = [panels.MediaBrowser(media_keys=["test/examples", "test/confusion_matrix", "test/classes"])]
     speed = charts(["time/samples_per_second"], ["time/epoch_seconds"])

@@ -22,6 +22,7 @@ class Model(LightningModule):
         weight_decay: Decoupled weight decay of AdamW.
         warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.
         label_smoothing: Share of each label spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
+        fused: Whether AdamW updates all weights in one kernel.
         network: The settings of `Network`.
     """
 
@@ -32,6 +33,7 @@ class Model(LightningModule):
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
+        fused: bool = False,
         **network,
     ):
         super().__init__()
@@ -88,9 +90,8 @@ class Model(LightningModule):
         self.log_dict(self.test_metrics)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=self.hparams.lr, weight_decay=self.hparams.weight_decay
-        )
+        settings = {name: self.hparams[name] for name in ("lr", "weight_decay", "fused")}
+        optimizer = torch.optim.AdamW(self.parameters(), **settings)
         total = self.trainer.estimated_stepping_batches
         warmup = max(1, round(self.hparams.warmup * total))
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, nullcontext
 from inspect import signature
 from pathlib import Path
 
+import torch
 import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -21,7 +22,6 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     LambdaCallback,
     LearningRateFinder,
-    LearningRateMonitor,
     ModelCheckpoint,
     TQDMProgressBar,
 )
@@ -30,7 +30,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torchmetrics import Metric
 
-from .dashboard import Dashboard
+from .dashboard import Dashboard, draw_learning_curves
 from .errors import UserError, check_settings_file, explain
 from .finetune import start_from
 from .resume import Resume
@@ -66,6 +66,9 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--stuck_after", type=float, default=600.0, help="Longest wait for a batch [s].")
         weights = "Start from the weights of a run, .ckpt or .safetensors that fit."
         parser.add_argument("--model.init_from", type=str | None, default=None, metavar="RUN", help=weights)
+        parser.add_argument("--compile", type=bool, default=False, help="Train with torch.compile.")
+        parser.add_argument("--channels_last", type=bool, default=False, help="For convolutions on GPUs.")
+        parser.add_argument("--tf32", type=bool, default=False, help="Multiply float32 matrices as TF32.")
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
         parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
@@ -113,14 +116,22 @@ class TrainCLI(LightningCLI):
         self.config["checkpoint.filename"] = "best"
         self.config["checkpoint.enable_version_counter"] = False
 
+    def instantiate_classes(self) -> None:
+        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
+        super().instantiate_classes()
+        if self.config.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        if self.config.compile:
+            self.model.compile()  # in place, so that weights keep their names in checkpoints
+
     def instantiate_trainer(self, **kwargs) -> Trainer:
         if self.init_from and not self.resume_from:
             start_from(self.init_from, self.model)
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
-        progress = TQDMProgressBar(refresh_rate=10) if show_bar else EpochLines()
+        progress = [TQDMProgressBar(refresh_rate=10)] if show_bar else []
         watchdog = Watchdog(self.config.stuck_after)
-        self.trainer_defaults["callbacks"] = [progress, LearningRateMonitor(), Dashboard(), watchdog]
+        self.trainer_defaults["callbacks"] = [*progress, Dashboard(lines=not show_bar), watchdog]
         try:
             trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
         except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
@@ -169,7 +180,11 @@ class TrainCLI(LightningCLI):
             chosen = self.config_init.trainer.logger
             with open_loggers(self.folder, yaml.safe_load(self.settings), chosen, self.model) as loggers:
                 self.trainer.loggers = loggers
-                yield
+                try:
+                    yield
+                finally:
+                    if main and (self.folder / "metrics.csv").exists():
+                        draw_learning_curves(self.folder)
             if main:
                 self.finished.write_text(self.settings, encoding="utf-8")
 
@@ -191,19 +206,6 @@ class TrainCLI(LightningCLI):
             rows["fine-tune"] = f"{start} {command('--model.init_from', self.folder)}"
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
-
-
-class EpochLines(Callback):
-    """A line for each epoch, where the output is no terminal but a file."""
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metrics = trainer.callback_metrics
-        if metrics:  # of the epoch before: its training metrics were not known any earlier
-            shown = sorted(name for name in metrics if not name.startswith("lr-"))
-            values = [f"{name} {metrics[name]:.4f}" for name in shown]
-            rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))
-
-    on_train_end = on_train_epoch_start
 
 
 class Watchdog(Callback):

@@ -15,7 +15,7 @@ import torch
 import wandb
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from matplotlib.figure import Figure
 from PIL.Image import Image
@@ -26,36 +26,50 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 
 class Dashboard(Callback):
-    """Log speed and gradient norm; after the test show confusions or errors, and the worst examples.
+    """Log loss, learning rate, gradient norm and speed; after the test show where it errs.
 
     For the second, `test_step` returns `scores` (B, num_classes), or predicted numbers (B, 1), and `target`
     (B,), and the data module has `test_example` and `classes`, which are none for numbers.
+    With `lines`, print a line for each epoch as well.
     """
 
-    def on_train_epoch_start(self, *_) -> None:
-        self.start, self.samples = time.perf_counter(), 0
-        self.grad_norm: Tensor | None = None
+    def __init__(self, lines: bool):
+        self.lines = lines
 
-    on_train_start = on_train_epoch_start  # a resumed epoch does not start again
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_line(trainer)
+        self.on_train_start()
+
+    def on_train_start(self, *_) -> None:
+        self.start, self.samples = time.perf_counter(), 0
+        self.step: dict = {}  # what is logged of it
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
         if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
-            self.grad_norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+            norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+            rates = {f"train/lr{i or ''}": group["lr"] for i, group in enumerate(optimizer.param_groups)}
+            self.step = {"train/grad_norm": norm, **rates}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, _) -> None:
-        if (norm := self.grad_norm) is not None:
-            _log(trainer, {"train/loss_step": outputs["loss"].item(), "train/grad_norm": norm.item()})
-            self.grad_norm = None
-        self.samples += extract_batch_size(batch) * trainer.world_size
+        if self.step:
+            step = {"train/loss_step": outputs["loss"], **self.step}
+            _log(trainer, {name: float(value) for name, value in step.items()})
+            self.step = {}
+        self.samples += extract_batch_size(batch)
         self.end = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        speed = {"time/samples_per_second": self.samples / (self.end - self.start)}
+        speed = {"time/samples_per_second": self.samples * trainer.world_size / (self.end - self.start)}
         _log(trainer, speed | {"time/epoch_seconds": time.perf_counter() - self.start})
 
-    @rank_zero_only
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        draw_learning_curves(Path(trainer.default_root_dir))
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_line(trainer)
+
+    def _print_line(self, trainer: Trainer) -> None:
+        metrics = trainer.callback_metrics
+        if self.lines and metrics:  # of the epoch before: its training metrics were not known any earlier
+            values = [f"{name} {value:.4f}" for name, value in sorted(metrics.items())]
+            rank_zero_info("  ".join([f"epoch {trainer.current_epoch - 1}", *values]))
 
     def on_test_start(self, *_) -> None:
         self.outputs: dict[str, list] = defaultdict(list)
@@ -151,7 +165,7 @@ def draw_learning_curves(run: Path) -> None:
             curves[metric][stage].append((step, value))
     charts = {metric: stages for metric, stages in curves.items() if {"train", "val"} <= stages.keys()}
     if charts:
-        figure = Figure(figsize=(5 * len(charts), 4), layout="constrained")
+        figure = Figure(figsize=(5 * len(charts), 4))
         for number, (metric, stages) in enumerate(charts.items(), start=1):
             axes = figure.add_subplot(1, len(charts), number)
             for stage in ("train", "val"):

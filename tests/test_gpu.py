@@ -1,0 +1,105 @@
+"""What experiments/gpu.yaml asks for, as far as a CPU can tell: benchmarks/gpu.py measures it on a GPU."""
+
+import json
+
+import pytest
+import torch
+from project import TINY, run, run_many
+
+pytestmark = pytest.mark.slow
+
+# Trains in the folder of a project with flags, and prints at which steps a number was read from a tensor.
+SYNCS = """
+import sys
+sys.path.insert(0, ".")
+import torch, train
+from lightning import Callback, Trainer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+class Syncs(Callback, TorchDispatchMode):
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten._local_scalar_dense.default:
+            print("sync", self.trainer.global_step)
+        return function(*args, **(kwargs or {}))
+
+    def on_train_batch_start(self, trainer, module, batch, index):
+        self.trainer = trainer
+        if trainer.global_step == 1:
+            self.__enter__()
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index):
+        if trainer.global_step == 10:
+            self.__exit__(None, None, None)
+
+fit = Trainer.fit
+def watched(self, *args, **kwargs):
+    self.callbacks.insert(0, Syncs())
+    fit(self, *args, **kwargs)
+Trainer.fit = watched
+train.main()
+"""
+
+
+@pytest.fixture(scope="module")
+def projects(bake):
+    return {task: bake(accept_hooks=False, task=task) for task in ("image", "tabular")}
+
+
+@pytest.mark.parametrize("task", ["image", "tabular"])
+def test_the_settings_for_a_gpu_are_settings(projects, tmp_path, task):
+    (shown,) = run_many(
+        projects[task], ["train.py --config experiments/gpu.yaml --print_config"], home=tmp_path
+    )
+    assert shown.code == 0, shown.err
+    for setting in ("compile: true", "fused: true", "precision: bf16-mixed", "tf32: true"):
+        assert f"{setting}\n" in shown.out
+
+
+def test_the_settings_for_a_gpu_train(projects, tmp_path):
+    """The weights have the same names as without them, so that either's checkpoint goes on in the other."""
+    project = projects["image"]
+    for name, flags in {
+        "compiled": f"--config experiments/gpu.yaml {TINY}",
+        "plain": TINY,
+    }.items():
+        done = run(project, f"train.py {flags} --trainer.default_root_dir {name}", home=tmp_path)
+        assert done.code == 0, done.err
+    folders = {name: next((project / name).iterdir()) for name in ("compiled", "plain")}
+    weights = {
+        name: torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+        for name, folder in folders.items()
+    }
+    assert weights["compiled"].keys() == weights["plain"].keys()
+    more = "--trainer.max_epochs 2 --compile"
+    done = run_many(
+        project,
+        [
+            f"evaluate.py {folders['compiled']}",
+            f"train.py --resume {folders['compiled']} {more} false",
+            f"train.py --resume {folders['plain']} {more} true",
+        ],
+        home=tmp_path,
+    )
+    assert [each.code for each in done] == [0, 0, 0], [each.err for each in done]
+
+
+def test_channels_last_and_fused_change_nothing_but_the_speed(projects, tmp_path):
+    project = projects["image"]
+    settings = ["", " --channels_last true", " --model.fused true"]
+    done = run_many(project, [f"train.py {TINY}{flags}" for flags in settings], home=tmp_path)
+    assert [each.code for each in done] == [0, 0, 0], [each.err for each in done]
+    losses = []
+    for folder in project.glob("runs/*"):
+        rows = (folder / "metrics.csv").read_text().splitlines()
+        losses.append(float(next(row for row in rows if "train/loss," in row).split(",")[2]))
+    assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
+
+
+def test_no_step_waits_for_a_number_unless_it_is_logged(projects, tmp_path):
+    project = projects["tabular"]
+    (project / "syncs.py").write_text(SYNCS)
+    flags = "--model.fused true --data.batch_size 16 --trainer.max_epochs 1 --trainer.log_every_n_steps 4"
+    done = run(project, f"syncs.py {flags} --trainer.limit_train_batches 12", home=tmp_path)
+    assert done.code == 0, done.err
+    steps = [int(line.split()[1]) for line in done.out.splitlines() if line.startswith("sync ")]
+    assert set(steps) == {4, 8}, json.dumps(steps)
