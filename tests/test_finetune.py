@@ -133,7 +133,7 @@ def test_what_is_loaded_is_said_and_the_backbone_is_frozen_first(project, pretra
 
     rows = [line.split(",") for line in (run_of(project / "thawed") / "metrics.csv").read_text().splitlines()]
     fast, slow = (
-        [float(value) for _, name, value in rows if name == f"lr-AdamW/{group}"] for group in ("pg1", "pg2")
+        [float(value) for _, name, value in rows if name == group] for group in ("train/lr", "train/lr1")
     )
     assert slow == pytest.approx([0.3 * rate for rate in fast])
     assert max(fast) > 0

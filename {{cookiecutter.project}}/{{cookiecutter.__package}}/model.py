@@ -90,8 +90,8 @@ class Model(LightningModule):
         self.log_dict(self.test_metrics)
 
     def configure_optimizers(self):
-        settings = {name: self.hparams[name] for name in ("lr", "weight_decay", "fused")}
-        optimizer = torch.optim.AdamW(self.parameters(), **settings)
+        lr, decay, fused = self.hparams.lr, self.hparams.weight_decay, self.hparams.fused
+        optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
         total = self.trainer.estimated_stepping_batches
         warmup = max(1, round(self.hparams.warmup * total))
 

@@ -8,7 +8,7 @@ import time
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from inspect import signature
 from pathlib import Path
 
@@ -173,7 +173,7 @@ class TrainCLI(LightningCLI):
     def tracked_run(self) -> Iterator[None]:
         """Keep other processes out of the run's folder, and log to it and to W&B or what was chosen."""
         main = self.trainer.is_global_zero
-        self.trainer.callbacks[0].listen()  # Lightning puts this back whenever it ends its own
+        self.resume.listen()  # Lightning puts this back whenever it ends its own
         with claimed(self.folder) if main else nullcontext():
             if main and not self.resume_from:
                 (self.folder / "metrics.csv").unlink(missing_ok=True)
@@ -184,7 +184,8 @@ class TrainCLI(LightningCLI):
                     yield
                 finally:
                     if main and (self.folder / "metrics.csv").exists():
-                        draw_learning_curves(self.folder)
+                        with suppress(OSError):  # of a full disk, which something else will say
+                            draw_learning_curves(self.folder)
             if main:
                 self.finished.write_text(self.settings, encoding="utf-8")
 
