@@ -37,7 +37,7 @@ fix: $(STAMP)  ## mend what ruff can mend, and format
 lock: $(STAMP)  ## pin the newest versions that the ranges allow, and show the difference
 	$(VENV) scripts/lock.py
 
-chaos: $(STAMP)  ## kill runs at 50 random moments, resume them, compare with one never killed
+chaos: $(STAMP)  ## kill runs at 60 random moments, resume them, compare with one never killed
 	$(VENV) tests/chaos.py --kills 50
 	$(VENV) tests/chaos.py --kills 10 --processes 2
 

@@ -1,9 +1,10 @@
-"""Jinja filters for the questions: each refuses an answer or carries it into the project unchanged."""
+"""Jinja filters: two refuse an answer or carry it into the project unchanged, one looks up a line."""
 
 import json
 import keyword
 import re
 import sys
+from pathlib import Path
 
 from cookiecutter.exceptions import FailedHookException
 from jinja2.ext import Extension
@@ -81,9 +82,18 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
+def line(file: str, task: str, text: str) -> str:
+    """Return a file of the package with the line that first has `text`, such as network.py:29."""
+    package = Path(__file__).parent / "{{cookiecutter.project}}" / "{{cookiecutter.__package}}"
+    variant = package / f"{{% if cookiecutter.task == '{task}' %}}{file}{{% endif %}}"
+    source = variant if variant.exists() else package / file
+    lines = source.read_text(encoding="utf-8").splitlines()
+    return f"{file}:{next(number for number, line in enumerate(lines, 1) if text in line)}"
+
+
 class Filters(Extension):
-    """Give both filters to the templates, cookiecutter.json and the hooks."""
+    """Give the filters to the templates, cookiecutter.json and the hooks."""
 
     def __init__(self, environment):
         super().__init__(environment)
-        environment.filters.update(package=package, quoted=quoted)
+        environment.filters.update(package=package, quoted=quoted, line=line)

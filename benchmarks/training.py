@@ -117,6 +117,15 @@ class FashionImages(DataModule):
         self.val_set = ImageDataset(images[55_000:], labels[55_000:])
 
 
+class FewImages(FashionImages):
+    """5,000 of them, and 1,000 to validate."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.train_set = ImageDataset(self.train_set.images[:5000], self.train_set.labels[:5000])
+        self.val_set = ImageDataset(self.val_set.images[:1000], self.val_set.labels[:1000])
+
+
 def fashion() -> tuple[Tensor, Tensor] | None:
     """Return the images and labels of Debian's package dataset-fashion-mnist, if it is installed."""
     folder = next(Path("/usr/share").glob("*/fashion-mnist"), None)
@@ -144,7 +153,8 @@ IMAGES = PROJECT.parent / "images"
 CASES = {
     "digits": (Model, DataModule, []),
     "mlp": (MlpModel, FashionImages, ["--data.batch_size=128", "--trainer.max_epochs=2"]),
-    "slow": (Model, DataModule, ["--model.width=64", "--trainer.max_epochs=3"]),
+    "wide": (Model, DataModule, ["--model.width=64", "--trainer.max_epochs=3"]),
+    "slow": (Model, FewImages, ["--trainer.max_epochs=1"]),
     "folder": (
         Model,
         DataModule,

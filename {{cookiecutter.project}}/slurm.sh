@@ -5,7 +5,7 @@
 #SBATCH --gpus-per-node=1
 #SBATCH --cpus-per-task=8
 #SBATCH --time=24:00:00
-#SBATCH --signal=TERM@120 # seconds before the end: the step is finished and saved
+#SBATCH --signal=TERM@120 # SIGTERM 120 s before the end: the step is finished and saved
 #SBATCH --requeue
 #SBATCH --open-mode=append
 

@@ -17,7 +17,7 @@ class Model(LightningModule):
     """Train `Network` to classify, or where there are no classes to predict a number.
 
     Args:
-        classes: Class names, in the order of the scores; none for a regression.
+        classes: Class names, in the order of the scores; empty for a regression.
         lr: Peak learning rate of AdamW (Loshchilov & Hutter 2019, arXiv:1711.05101).
         weight_decay: Decoupled weight decay of AdamW.
         warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.

@@ -31,7 +31,7 @@ class SplitDataModule(LightningDataModule):
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
         batch_size: Examples in a batch, on each device.
-        num_workers: Processes that load batches; null: as the cores allow for `path`, at most 8, else none.
+        num_workers: Processes that load batches; null: for `path` as the cores allow, at most 8; else none.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
         persistent_workers: Whether workers outlive an epoch; null: if there are any.

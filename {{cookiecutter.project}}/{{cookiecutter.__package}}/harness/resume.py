@@ -202,15 +202,19 @@ class Resume(Callback):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
+        self.on_validation_end(trainer, trainer.lightning_module)
         start, self.saving = time.monotonic(), True
         trainer.save_checkpoint(self.run / "checkpoints" / "last.ckpt", weights_only=False)
         end, self.saving = time.monotonic(), False
         self.next_save = end + min(600, 100 * (end - start))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let no checkpoint be written of weights that are not numbers."""
         if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
             find = f"find the operation with {resume_command(self.run)} --trainer.detect_anomaly true"
             raise UserError(f"the weights are not finite at step {trainer.global_step}; {find}")
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         if not self.saving:
             return
         results = trainer.fit_loop.epoch_loop._results
