@@ -28,8 +28,7 @@ tracked = sys.argv.pop(1) == "tracked"
 cli = TrainCLI(Model, DataModule, Path.cwd(), LINKS)
 trainer = cli.trainer
 if not tracked:
-    quiet = {"Dashboard", "LearningRateMonitor"}
-    trainer.callbacks = [each for each in trainer.callbacks if type(each).__name__ not in quiet]
+    trainer.callbacks = [each for each in trainer.callbacks if type(each).__name__ != "Dashboard"]
     (cli.folder / "checkpoints").mkdir(parents=True)
 clock = [time.perf_counter()]
 with cli.tracked_run() if tracked else contextlib.nullcontext():

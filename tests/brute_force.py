@@ -140,10 +140,11 @@ def result(folder: Path) -> dict:
     found = {"metrics.csv": (folder / "metrics.csv").read_bytes()}
     for name in ("last", "best"):
         checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
-        for state in checkpoint["callbacks"].values():
+        for state in checkpoint.get("callbacks", {}).values():
             state.pop("current_score", None)  # ModelCheckpoint saves it, but does not load it
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
-            found[name, key] = checkpoint[key]
+        keys = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"}
+        assert name == "best" or keys <= checkpoint.keys()
+        found |= {(name, key): checkpoint[key] for key in keys & checkpoint.keys()}
     return found
 
 

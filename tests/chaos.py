@@ -26,9 +26,13 @@ JOB += "--trainer.limit_val_batches 2 --trainer.log_every_n_steps 2 --trainer.ac
 def result(run: Path) -> dict:
     """Return all that must be the same however often a run was stopped."""
     found: dict = {"metrics.csv": (run / "metrics.csv").read_bytes()}
-    for name in ("last.ckpt", "best.ckpt"):
+    weights = ("state_dict", "epoch", "global_step")
+    for name, keys in {
+        "last.ckpt": (*weights, "optimizer_states", "lr_schedulers"),
+        "best.ckpt": weights,
+    }.items():
         checkpoint = torch.load(run / "checkpoints" / name, weights_only=True)
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
+        for key in keys:
             found[f"{name} {key}"] = checkpoint[key]
     return found
 

@@ -34,9 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="ONNX to write (default: model.onnx in the run's folder)")
     args = parser.parse_args()
     checkpoint = run.find_checkpoint(args.checkpoint)
-    output = args.output or run.run_folder(checkpoint) / "model.onnx"
-    if not output.parent.is_dir():
-        raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
+    output = run.output_file(args.output, checkpoint, "model.onnx")
     try:
         import onnxruntime
         import onnxscript  # noqa: F401  torch's exporter is written with it

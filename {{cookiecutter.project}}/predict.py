@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import io
 from pathlib import Path
 
 import torch
@@ -19,20 +20,21 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="CSV to write (default: in the run's folder)")
     args = parser.parse_args()
     checkpoint = run.find_checkpoint(args.checkpoint)
-    output = args.output or run.run_folder(checkpoint) / "predictions.csv"
-    if not output.parent.is_dir():
-        raise errors.UserError(f"--output {output}: there is no folder {output.parent}")
+    output = run.output_file(args.output, checkpoint, "predictions.csv")
     model = run.load(Model, checkpoint)
     data = run.load(DataModule, checkpoint)
     names, inputs = data.new_inputs(args.inputs)
+    if not names:
+        raise errors.UserError(f"there is nothing to predict in {' '.join(map(str, args.inputs))}")
     scores, predictions = torch.cat(run.inference_trainer().predict(model, data.loader(inputs))).max(dim=1)
     columns = {"file": names, "prediction": scores.tolist()}
     if classes := model.hparams.classes:  # the scores are probabilities
         columns |= {"prediction": [classes[i] for i in predictions], "probability": scores.tolist()}
-    with output.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(columns)
-        rows.writerows(zip(*columns.values(), strict=True))
+    rows = csv.writer(text := io.StringIO(newline=""))
+    rows.writerow(columns)
+    rows.writerows(zip(*columns.values(), strict=True))
+    with run.whole_file(output) as file:
+        file.write(text.getvalue().encode())
     print(f"{len(names)} predictions written to {output}")
 
 

@@ -10,6 +10,7 @@ from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.regression import R2Score
 
+from .harness.errors import UserError
 from .network import Network
 
 
@@ -93,6 +94,8 @@ class Model(LightningModule):
         lr, decay, fused = self.hparams.lr, self.hparams.weight_decay, self.hparams.fused
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
         total = self.trainer.estimated_stepping_batches
+        if math.isinf(total):
+            raise UserError("the learning rate needs an end: give trainer.max_epochs or trainer.max_steps")
         warmup = max(1, round(self.hparams.warmup * total))
 
         def factor(step: int) -> float:

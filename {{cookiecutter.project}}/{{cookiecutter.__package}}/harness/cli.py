@@ -17,14 +17,7 @@ import wandb
 import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import (
-    BatchSizeFinder,
-    EarlyStopping,
-    LambdaCallback,
-    LearningRateFinder,
-    ModelCheckpoint,
-    TQDMProgressBar,
-)
+from lightning.pytorch import callbacks
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -37,7 +30,7 @@ from .resume import Resume
 from .run import claimed, command, existing_run, new_run, newest_checkpoint, resume_command
 from .tracking import INIT, open_loggers, places
 
-FINDERS = BatchSizeFinder, LearningRateFinder
+FINDERS = callbacks.BatchSizeFinder, callbacks.LearningRateFinder
 
 
 class TrainCLI(LightningCLI):
@@ -74,7 +67,7 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
         parser.add_argument("--tracking.watch", type=bool, default=False, help="Log histograms of gradients.")
         parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
-        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.add_lightning_class_args(callbacks.EarlyStopping, "early_stopping")
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.set_defaults({"early_stopping.strict": False})  # the checkpoint's message is clearer
@@ -102,6 +95,8 @@ class TrainCLI(LightningCLI):
         resume = self.config.pop("resume")
         self.settings = self.parser.dump(self.config, skip_unset=False)
         self.init_from = self.config.model.pop("init_from")  # not needed to load a checkpoint
+        if self.config.checkpoint.save_last or self.config.checkpoint.save_top_k not in (0, 1):
+            raise UserError("a run keeps best.ckpt and last.ckpt; give save_top_k 1 or 0, no save_last")
         root = Path(self.config.trainer.default_root_dir or self.project / "runs")
         self.folder = existing_run(resume) if resume else new_run(root)
         self.finished = self.folder / "checkpoints" / "finished.yaml"
@@ -129,7 +124,7 @@ class TrainCLI(LightningCLI):
             start_from(self.init_from, self.model)
         self.best: BestCheckpoint = self.config_init.checkpoint
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
-        progress = [TQDMProgressBar(refresh_rate=10)] if show_bar else []
+        progress = [callbacks.TQDMProgressBar(refresh_rate=10)] if show_bar else []
         watchdog = Watchdog(self.config.stuck_after)
         self.trainer_defaults["callbacks"] = [*progress, Dashboard(lines=not show_bar), watchdog]
         try:
@@ -140,7 +135,7 @@ class TrainCLI(LightningCLI):
         self.resume = Resume(self.folder, self.config.seed_everything or 0, self.settings)
         trainer.callbacks.insert(0, self.resume)
         if any(isinstance(callback, FINDERS) for callback in trainer.callbacks):
-            trainer.callbacks.insert(0, LambdaCallback(on_train_start=self.keep_found))
+            trainer.callbacks.insert(0, callbacks.LambdaCallback(on_train_start=self.keep_found))
         return trainer
 
     def keep_found(self, trainer: Trainer, model: LightningModule) -> None:
@@ -251,8 +246,16 @@ class Watchdog(Callback):
         os._exit(1)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(callbacks.ModelCheckpoint):
     """Keep the best checkpoint, and refuse a validation metric that is not logged before the first step."""
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Look for the best checkpoint where the run is now: its folder may have been moved."""
+        best = str(Path(str(self.dirpath), "best.ckpt"))
+        if scores := list(state_dict["best_k_models"].values()):
+            moved = {"best_k_models": {best: scores[0]}, "best_model_path": best, "kth_best_model_path": best}
+            state_dict = {**state_dict, **moved}
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.monitor not in trainer.callback_metrics and not str(self.monitor).startswith("train"):

@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from textwrap import fill
 
+import matplotlib
 import numpy as np
 import torch
 import wandb
@@ -23,6 +24,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 from torchmetrics.utilities.distributed import gather_all_tensors
+
+matplotlib.rcParams["text.parse_math"] = False  # "$" begins no formula in texts and names of classes
 
 
 class Dashboard(Callback):
@@ -45,13 +48,13 @@ class Dashboard(Callback):
         self.step: dict = {}  # what is logged of it
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer) -> None:
-        if (trainer.global_step + 1) % trainer.log_every_n_steps == 0:
+        if (every := trainer.log_every_n_steps) and (trainer.global_step + 1) % every == 0:
             norm = get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
             rates = {f"train/lr{i or ''}": group["lr"] for i, group in enumerate(optimizer.param_groups)}
             self.step = {"train/grad_norm": norm, **rates}
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, batch, _) -> None:
-        if self.step:
+        if self.step and "loss" in outputs:
             step = {"train/loss_step": outputs["loss"], **self.step}
             _log(trainer, {name: float(value) for name, value in step.items()})
             self.step = {}
@@ -115,10 +118,9 @@ def show_classes(trainer: Trainer, scores: Tensor, target: Tensor) -> dict:
     draw_confusion_matrix(run, matrix.numpy(), classes)
     shares = matrix.diag() / torch.stack([matrix.sum(dim=0), matrix.sum(dim=1)]).clamp(min=1)
     rows = zip(classes, *shares.tolist(), matrix.sum(dim=1).tolist(), strict=True)
+    confusion = wandb.plot.confusion_matrix(None, target.tolist(), prediction.tolist(), classes)
     return {
-        "test/confusion_matrix": wandb.plot.confusion_matrix(
-            None, target.tolist(), prediction.tolist(), classes
-        ),
+        "test/confusion_matrix": confusion,
         "test/classes": wandb.Table(["class", "precision", "recall", "examples"], list(rows)),
         "test/examples": _table(examples, ["target", "prediction", "confidence"]),
     }

@@ -83,8 +83,9 @@ def files_in(root: Path, endings: Sequence[str]) -> list[Path]:
     """
     if not root.exists():
         raise UserError(f"{root} does not exist")
-    inside = (file for file in root.rglob("*") if not file.name.startswith("."))
-    files = [root] if root.is_file() else sorted(f for f in inside if f.suffix.lower() in endings)
+    found = (file for file in root.rglob("*") if file.suffix.lower() in endings and file.is_file())
+    shown = (file for file in found if not any(p.startswith(".") for p in file.relative_to(root).parts))
+    files = [root] if root.is_file() else sorted(shown)
     if not files:
         raise UserError(f"{root} holds no file that ends in {', '.join(endings[:8])}")
     return files
@@ -199,10 +200,11 @@ def _from_hub(name: str, streaming: bool = False) -> dict:
 def _by_split(root: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
     """Group files by the split that their names in `root` begin with, if all of them do."""
     found: dict = {}
-    for file in files_in(root, endings):
+    files = files_in(root, endings)
+    for file in files:
         name = file.relative_to(root).parts[0] if root.is_dir() else ""
         found.setdefault(SPLITS.get(re.split(r"[-_.]", name.lower())[0]), []).append(file)
-    return found if "train" in found and None not in found else {"train": files_in(root, endings)}
+    return found if "train" in found and None not in found else {"train": files}
 
 
 def _listed(files: list[Path], root: Path, in_splits: bool):

@@ -1,6 +1,7 @@
 """Split examples and load them in batches: what is the same whatever they are."""
 
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
@@ -11,6 +12,7 @@ import torch
 from lightning import LightningDataModule
 from lightning.fabric.utilities.data import suggested_max_num_workers
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_info
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from torch.utils.data import DataLoader, Sampler, WeightedRandomSampler
 
@@ -19,7 +21,7 @@ from .errors import UserError
 from .streaming import Stream, StreamLoader
 
 
-class SplitDataModule(LightningDataModule):
+class SplitDataModule(LightningDataModule, ABC):
     """Split examples and load them in batches; a subclass says how to `read`, `describe` and serve them.
 
     Args:
@@ -76,27 +78,22 @@ class SplitDataModule(LightningDataModule):
             raise UserError("streaming: give --data.path and a buffer above 0, no fold, and nothing balanced")
         self.save_hyperparameters(logger=False)
 
+    @abstractmethod
     def read(self) -> dict[str, tuple]:
         """Return inputs and targets: all of them as "train", or with "val" or "test" beside it."""
-        raise NotImplementedError
-
-    def part(self, rows) -> tuple:
-        """Return inputs and targets of rows of your tables."""
-        raise NotImplementedError
 
     def tables(self, endings: Sequence[str] = ()) -> dict:
         """Return the table of each split in `path`; where it is streamed, the training rows to look at."""
-        return read(
-            self.hparams.path, endings, self.hparams.streaming and self.hparams.buffer, **self.csv_options
-        )
+        first = self.hparams.streaming and self.hparams.buffer
+        return read(self.hparams.path, endings, first, **self.csv_options)
 
     def describe(self, inputs, targets: list) -> dict:
         """Return what the training examples say about how to treat others, as plain values."""
         return {}
 
+    @abstractmethod
     def dataset(self, inputs, targets: list | None = None):
         """Return the `Dataset` of a split; without targets, that of new inputs."""
-        raise NotImplementedError
 
     collate: Callable | None = None
 
@@ -130,9 +127,11 @@ class SplitDataModule(LightningDataModule):
     def facts(self) -> dict:
         """What is found in the training split; it travels in the checkpoint."""
         inputs, targets = self.parts["train"]
-        fingerprint = zlib.crc32(repr([part for _, part in self.parts.values()]).encode())
-        known = {"classes": self.class_names(targets), "fingerprint": fingerprint}
+        known = {"classes": self.class_names(targets), "fingerprint": self.fingerprint()}
         return known | self.describe(inputs, targets)
+
+    def fingerprint(self) -> int:
+        return zlib.crc32(repr([targets for _, targets in self.parts.values()]).encode())
 
     def state_dict(self) -> dict:
         return self.facts
@@ -147,6 +146,8 @@ class SplitDataModule(LightningDataModule):
         return self.facts["classes"]
 
     def setup(self, stage: str) -> None:
+        if self.fingerprint() != self.facts["fingerprint"]:
+            rank_zero_info("warning: the data are not those of the training; what it has seen may be tested")
         self.train_set, self.val_set, self.test_set = (
             self.dataset(self.parts[name][0], self.numbers(name, self.parts[name][1]))
             for name in ("train", "val", "test")
@@ -280,6 +281,8 @@ class SimilarLengths(Sampler):
 
     def __iter__(self):
         order = (self.lengths * (1 + 0.1 * torch.rand(len(self)))).argsort()
-        batches = order.split(self.batch_size)
+        rest = len(self) % self.batch_size
+        start = int(torch.randint(len(self) - rest + 1, ()))  # or the smaller last batch had the longest
+        batches = torch.cat([order[:start], order[start + rest :]]).split(self.batch_size)
         shuffled = [batches[i] for i in torch.randperm(len(self) // self.batch_size)]
-        return iter(torch.cat([*shuffled, *batches[len(shuffled) :]]).tolist())
+        return iter(torch.cat([*shuffled, order[start : start + rest]]).tolist())

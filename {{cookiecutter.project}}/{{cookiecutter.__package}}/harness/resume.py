@@ -1,15 +1,13 @@
 """Go on where a run stopped, bit for bit as if it had never stopped.
 
 No random state is saved. The order of the data is a function of (seed, epoch); the draws that load a batch
-(augmentation) and those of its step (dropout) are functions of (seed, epoch, batch, rank). So it matters
-neither when a checkpoint is written nor how many workers load the data: `ExactLoader` sees to that. `Resume`
-saves between two batches: every ten minutes, sooner where that takes less than a hundredth of the time, at
-SIGTERM and at Ctrl-C.
+(augmentation) and those of its step (dropout) are functions of (seed, epoch, batch, rank), however many
+workers load them: `ExactLoader` sees to that. `Resume` saves between two batches: every ten minutes, sooner
+where that takes less than a hundredth of the time, at SIGTERM and at Ctrl-C.
 """
 
 import os
 import random
-import shutil
 import signal
 import sys
 import time
@@ -23,13 +21,12 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch import distributed
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torchmetrics import Metric
 
 from .errors import UserError
-from .run import WholeCheckpoints, resume_command, whole_file
+from .run import WholeCheckpoints, refuse_full_disk, refuse_nan, resume_command, whole_file
 
 
 def set_seed(*key: int | str) -> int:
@@ -78,9 +75,8 @@ class ExactLoader(DataLoader):
 
     def __init__(self, loader: DataLoader, trainer: Trainer, seed: int):
         order = BatchOrder(loader.batch_sampler, seed, trainer.global_rank)
-        start = partial(start_worker, loader.worker_init_fn)
-        vars(self).update(vars(loader), trainer=trainer, batch_sampler=order, worker_init_fn=start)
-        vars(self)["dataset"] = SeededDataset(loader.dataset)
+        vars(self).update(vars(loader), dataset=SeededDataset(loader.dataset), batch_sampler=order)
+        self.trainer, self.worker_init_fn = trainer, partial(start_worker, loader.worker_init_fn)
 
     def __iter__(self):
         order, trainer = self.batch_sampler, self.trainer
@@ -106,8 +102,7 @@ def seed_step(trainer: Trainer, *key: int) -> None:
 def start_worker(worker_init_fn, number: int) -> None:
     """Leave signals, which may reach the whole process group, to the main process: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))  # Windows ends processes without it
     if worker_init_fn:
         worker_init_fn(number)
 
@@ -135,12 +130,11 @@ class Resume(Callback):
         trainer.strategy.process_dataloader = partial(self._make_exact, trainer)
 
     def _make_exact(self, trainer: Trainer, loader):
-        if not hasattr(loader, "batch"):  # a StreamLoader is exact already
-            own_order = not isinstance(loader, DataLoader) or isinstance(loader.dataset, IterableDataset)
-            if own_order or loader.batch_sampler is None or hasattr(loader, "state_dict"):
-                return loader  # Lightning warns where such a run goes on within an epoch
-            loader = ExactLoader(loader, trainer, self.seed)
-        self.loader = loader if trainer.training else self.loader
+        usual = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
+        if usual and loader.batch_sampler is not None and not hasattr(loader, "state_dict"):
+            loader = ExactLoader(loader, trainer, self.seed)  # of others, but a StreamLoader, Lightning warns
+        if trainer.training and hasattr(loader, "trainer"):
+            self.loader = loader
         return loader
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
@@ -156,9 +150,7 @@ class Resume(Callback):
         if self.resumed:
             self._restore(trainer, pl_module, **self.resumed["ranks"][trainer.global_rank])
         if trainer.is_global_zero:
-            needed = 6 * sum(p.nbytes for p in pl_module.parameters()) >> 20  # two, with both moments of Adam
-            if (free := shutil.disk_usage(self.run).free >> 20) < needed:
-                raise UserError(f"{free} MB are free in {self.run}, two checkpoints need {needed} MB")
+            refuse_full_disk(self.run, pl_module)
             with whole_file(self.run / "config.yaml") as file:  # nothing can refuse these settings any more
                 file.write(self.settings.encode())
         self.training = True
@@ -178,16 +170,10 @@ class Resume(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int):
         trainer.fit_loop._restarting = False  # or ReduceLROnPlateau would miss a step
-        if batch_idx % trainer.accumulate_grad_batches:
-            return  # gradients are not saved
-        any_rank = partial(trainer.strategy.reduce_boolean_decision, all=False)
-        if any_rank(bool(self.signum) or time.monotonic() > self.next_save):
-            leave = any_rank(bool(self.signum))
+        due = bool(self.signum) or time.monotonic() > self.next_save
+        whole_step = batch_idx % trainer.accumulate_grad_batches == 0  # gradients are not saved
+        if whole_step and trainer.strategy.reduce_boolean_decision(due, all=False):
             self._save(trainer)
-            if leave:
-                rank_zero_info(f"\nstopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
-                # Lightning kills the main process if another one fails.
-                sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
         results = trainer.fit_loop.epoch_loop._results
@@ -202,17 +188,21 @@ class Resume(Callback):
         self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        self.on_validation_end(trainer, trainer.lightning_module)
+        refuse_nan(trainer, self.run)
+        leave = trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False)
         start, self.saving = time.monotonic(), True
         trainer.save_checkpoint(self.run / "checkpoints" / "last.ckpt", weights_only=False)
         end, self.saving = time.monotonic(), False
         self.next_save = end + min(600, 100 * (end - start))
+        if leave:
+            rank_zero_info(f"\nstopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
+            # Lightning kills the main process if another one fails.
+            sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let no checkpoint be written of weights that are not numbers."""
-        if not all(parameter.isfinite().all() for parameter in pl_module.parameters()):
-            find = f"find the operation with {resume_command(self.run)} --trainer.detect_anomaly true"
-            raise UserError(f"the weights are not finite at step {trainer.global_step}; {find}")
+        refuse_nan(trainer, self.run)  # before the best checkpoint is written
+
+    on_train_epoch_end = on_validation_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
         if not self.saving:
@@ -226,7 +216,7 @@ class Resume(Callback):
         }
         ranks = [move_data_to_device(mine, "cpu")] * trainer.world_size
         if trainer.world_size > 1:
-            distributed.all_gather_object(ranks, ranks[0])
+            torch.distributed.all_gather_object(ranks, ranks[0])
         checkpoint["resume"] = {"ranks": ranks, "should_stop": trainer.should_stop}
         checkpoint["resume"]["callback_metrics"] = dict(trainer.callback_metrics)
         if trainer.is_global_zero:

@@ -31,7 +31,10 @@ def new_run(root: Path) -> Path:
     A W&B sweep, or whoever else sets WANDB_RUN_ID, has chosen the id already.
     """
     unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
-    return root.resolve() / os.environ.get("WANDB_RUN_ID", unique)
+    folder = root.resolve() / (os.environ.get("WANDB_RUN_ID") or unique)
+    if (folder / "config.yaml").exists():
+        raise UserError(f"WANDB_RUN_ID names a run that is there: unset it, or {resume_command(folder)}")
+    return folder
 
 
 def existing_run(folder: str) -> Path:
@@ -123,9 +126,23 @@ def resume_command(run: Path) -> str:
     return command("python", sys.argv[0], "--resume", run)
 
 
-def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
-    """Return the checkpoint that `path` is, or the one called `name` of the run that it is."""
-    checkpoint = existing_run(path) / "checkpoints" / name if Path(path).is_dir() else Path(path)
+def refuse_nan(trainer: Trainer, run: Path) -> None:
+    """Raise a UserError if the weights are not numbers, before they are written over better ones."""
+    if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
+        find = f"find the operation with {resume_command(run)} --trainer.detect_anomaly true"
+        raise UserError(f"the weights are not finite at step {trainer.global_step}; {find}")
+
+
+def refuse_full_disk(run: Path, model: LightningModule) -> None:
+    """Raise a UserError if two checkpoints, with both moments of Adam, would not fit on the disk."""
+    needed = 6 * sum(parameter.nbytes for parameter in model.parameters()) >> 20
+    if (free := shutil.disk_usage(run).free >> 20) < needed:
+        raise UserError(f"{free} MB are free in {run}, two checkpoints need {needed} MB")
+
+
+def find_checkpoint(path: str) -> Path:
+    """Return the checkpoint that `path` is, or the best one of the run that it is."""
+    checkpoint = existing_run(path) / "checkpoints" / "best.ckpt" if Path(path).is_dir() else Path(path)
     if not checkpoint.is_file():
         raise UserError(f"there is no checkpoint {checkpoint}; give runs/<id> or a .ckpt file")
     if not is_whole(checkpoint):
@@ -133,10 +150,13 @@ def find_checkpoint(path: str, name: str = "best.ckpt") -> Path:
     return checkpoint
 
 
-def run_folder(checkpoint: Path) -> Path:
-    """Return the folder of the run that a checkpoint belongs to, or else its own folder."""
+def output_file(given: Path | None, checkpoint: Path, name: str) -> Path:
+    """Return where to write: what is given, or `name` in the folder of the checkpoint's run."""
     folder = checkpoint.resolve().parent
-    return folder.parent if folder.name == "checkpoints" else folder
+    output = given or (folder.parent if folder.name == "checkpoints" else folder) / name
+    if not output.parent.is_dir():
+        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    return output
 
 
 def load(cls: type[Loadable], checkpoint: Path) -> Loadable:

@@ -16,7 +16,7 @@ from .resume import seed_step, set_seed, start_worker
 class Stream(IterableDataset):
     """Batches of training rows, in another order each epoch, of which each process and worker reads its own.
 
-    `data` is a `SplitDataModule` with a `part`.
+    `data` is a `SplitDataModule` whose `part` returns inputs and targets of rows.
     """
 
     def __init__(self, data):
