@@ -22,7 +22,6 @@ from termios import TIOCSWINSZ
 
 import pandas as pd
 import pyte
-import torch
 from cookiecutter.main import cookiecutter
 from PIL import Image
 from rich.color import Color
@@ -40,7 +39,12 @@ EXAMPLES = {
     "tabular": ("tabular", ""),
     "regression": ("tabular", "--data.dataset diabetes"),
 }
-PICTURES = {"learning_curves": 500, "confusion_matrix": 330, "examples": 330}  # and their width [pixels]
+PICTURES = {
+    "learning_curves": 500,
+    "confusion_matrix": 330,
+    "predictions": 330,
+    "examples": 500,
+}  # and their width [pixels]
 LEET_KEYS = "[/n/loss$|n/acc$|n/grad|lr|val/\r"  # close the list of runs, choose charts
 PACKAGES = ("torch", "lightning", "torchmetrics", "wandb")
 
@@ -133,15 +137,18 @@ def example(name: str, task: str, flags: str, folder: Path) -> str:
         if (source := run / f"{kind}.png").exists():
             image = Image.open(source).convert("RGB")
             image.thumbnail((width, 1000))
-            image.quantize(64).save(DOCS / "gallery" / f"{name}-{kind}.png", optimize=True)
+            image.quantize(256).save(DOCS / "gallery" / f"{name}-{kind}.png", optimize=True)
             shown.append(f"![{kind.replace('_', ' ')}](gallery/{name}-{kind}.png)")
     metrics = pd.read_csv(run / "metrics.csv")
     test = metrics[metrics.name.str.startswith("test/")].set_index("name").value
-    weights = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    count = sum(value.numel() for key, value in weights.items() if key.startswith("network."))
+    count = int(
+        re.search(r"^parameters +([\d,]+)", "\n".join(screen.display), re.MULTILINE)[1].replace(",", "")
+    )
     numbers = ", ".join(f"{key} {value:.4f}" for key, value in test.items())
     readme = (project / "README.md").read_text(encoding="utf-8")
     about = re.search(r"^This trains .*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)[0]
+    if name == "regression":
+        about = "The same network predicts a number instead: the progress of the disease of 442 diabetics."
     facts = f"{numbers}; {count:,} parameters; {seconds:.0f} s from start to end"
     asked = f"cookiecutter … task={task}"
     return f"## {name}\n\n{about}\n\n`{asked}`, `{command}`: {facts}.\n\n{' '.join(shown)}\n"

@@ -3,6 +3,7 @@
 
 import gc
 import logging
+import re
 import warnings
 
 # Imports make a million objects and no garbage: looking for it would take a second. wandb comes before
@@ -15,9 +16,10 @@ import lightning
 gc.freeze()
 gc.enable()
 
-# What Lightning says on these versions and no user can act on.
+# What Lightning says and no user can act on.
 warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
 warnings.filterwarnings("ignore", message=".*does not have many workers")  # data in memory needs none
 warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # a run's own
+known = re.compile("TPU|Loading `train_dataloader`|Restoring states|Loaded model weights|.*litlogger")
 rank_zero = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-rank_zero.addFilter(lambda record: "litlogger" not in record.getMessage())
+rank_zero.addFilter(lambda record: not known.match(record.getMessage()))

@@ -186,6 +186,8 @@ def readable(rows, look: Callable, skip: bool):
 
 
 def _from_hub(name: str, streaming: bool = False) -> dict:
+    if not re.fullmatch(r"[\w-]+(/[\w.-]+)?", name) or Path(name).suffix.lower() in TABLES:
+        raise UserError(f"there is no file or folder {name}")
     import datasets
 
     try:
