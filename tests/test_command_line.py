@@ -35,6 +35,9 @@ MISTAKES = {
     "train.py --data.batch_size 0": ["data", "batch_size=0"],
     "train.py --trainer.callbacks+=DeviceStatsMonitor": ["psutil", "install"],
     "train.py --data.val_share 0.9": ["val_share 0.9", "test_share 0.2"],
+    "train.py --checkpoint.save_top_k 3": ["best.ckpt and last.ckpt", "save_top_k 1 or 0"],
+    "train.py --checkpoint.save_last true": ["best.ckpt and last.ckpt", "no save_last"],
+    "train.py --trainer.max_epochs -1": ["needs an end", "trainer.max_steps"],
     "train.py --config nowhere.yaml": ["nowhere.yaml", "No such file"],
     "train.py --config broken.yaml": ["broken.yaml", "line 3"],
     "train.py --config text.yaml": ["text.yaml holds no settings"],
@@ -117,7 +120,7 @@ def test_a_mistake_gets_one_clear_line(answers, command):
 
 
 def test_a_mistake_in_the_settings_leaves_no_run(answers, project):
-    known_in_fit = ("val/nonsense", "monitor null", "batch_size 0", "DeviceStatsMonitor")
+    known_in_fit = ("val/nonsense", "monitor null", "batch_size 0", "DeviceStatsMonitor", "max_epochs -1")
     runs = list((project / "runs").glob("*"))
     assert len(runs) == sum(command.endswith(known_in_fit) for command in MISTAKES)
 

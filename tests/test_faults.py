@@ -340,6 +340,41 @@ def test_a_finished_run_is_left_as_it_is_until_it_may_train_longer(project, home
     assert sum(",test/acc," in row for row in rows) == 1
 
 
+def test_a_run_whose_folder_was_moved_keeps_its_best_checkpoint(copy, project, home, unharmed):
+    moved = copy.parent / "moved"
+    copy.rename(moved)
+    (done,) = run_many(project, [f"train.py --resume {moved}"], home=home)
+    assert done.code == 0, done.err
+    assert equal(result(moved), unharmed)
+    moved.rename(copy)
+
+
+def test_a_new_run_does_not_take_the_folder_of_another(copy, project, home):
+    before = files(copy)
+    variables = {"WANDB_RUN_ID": copy.name}
+    job = f"train.py {JOB} --trainer.default_root_dir stopped"
+    (refused,) = run_many(project, [job], home=home, variables=variables)
+    assert f"--resume stopped/{copy.name}" in error(refused)
+    assert files(copy) == before
+
+
+def test_ctrl_c_in_the_last_validation_is_not_lost(bake, home):
+    project = bake(accept_hooks=False)
+    model = project / "my_project" / "model.py"
+    step = "        self._step(batch, self.val_metrics)\n"
+    assert step in model.read_text()
+    last = "(self.trainer.current_epoch, batch_idx) == (29, 0)"
+    kill = f"        if {last}:\n            signal.raise_signal(2)\n"
+    model.write_text("import signal\n" + model.read_text().replace(step, kill + step))
+    done = run(project, f"train.py {JOB}", home=home)
+    assert done.code == 130, done.err
+    assert "go on: python train.py --resume" in done.err
+    model.write_text(model.read_text().replace(kill, ""))
+    (again,) = run_many(project, [f"train.py --resume {trained(project / 'runs')}"], home=home)
+    assert again.code == 0, again.err
+    assert "test/acc" in again.out
+
+
 def test_an_early_stopped_run_stays_stopped(project, home):
     flags = "--early_stopping.patience 1 --early_stopping.min_delta 9 --trainer.default_root_dir early"
     run_many(project, [f"train.py {JOB} {flags}"], home=home)

@@ -59,6 +59,17 @@ def write_images(folder: Path) -> None:
         save(f"hollow/cat/{i}.png")
     save("lonely/dog/0.png")
     save("loose/0.png")
+    for i in range(8):  # 16 bits: brightness beyond 255 must be told apart
+        for name, value in [("dim", 300), ("bright", 60000)]:
+            (folder / "deep" / name).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8), value, np.uint16)).save(folder / f"deep/{name}/{i}.png")
+    (folder / "deep" / ".thumbs").mkdir()
+    shutil.copy(folder / "deep" / "dim" / "0.png", folder / "deep" / ".thumbs" / "0.png")
+    (folder / "deep" / "dim" / "folder.png").mkdir()
+    for name in ("cat", "dog"):
+        (folder / "float" / name).mkdir(parents=True)
+        for i in range(8):
+            Image.fromarray(np.ones((8, 8), np.float32)).save(folder / f"float/{name}/{i}.tiff")
     write_hostile(folder)
     (folder / "hollow" / "dog").mkdir()
     (folder / "empty").mkdir()
@@ -103,6 +114,11 @@ def write_texts(folder: Path) -> None:
     table.assign(text="null", label=table["label"].replace("one", "NA")).to_csv(
         folder / "null.csv", index=False
     )
+    table.assign(text="up 5% $3 & 10% $4", label="$" + table["label"] + "$ \\x").to_csv(
+        folder / "dollars.csv", index=False
+    )
+    table.assign(text=table.index).to_csv(folder / "numbers.csv", index=False)
+    (folder / "nothing.txt").write_text("")
     (folder / "header.csv").write_text("text,label\n")
     (folder / "broken.jsonl").write_text('{"text": "a", "label": \n')
     (folder / "new.txt").write_text("one number 3\n\nцвай номер 7\n", encoding="utf-8")
@@ -142,6 +158,13 @@ def write_tables(folder: Path) -> None:
     table.drop(columns="kind").head(3).assign(colour="pink").to_csv(folder / "new.csv", index=False)
     table.drop(columns=["kind", "size"]).head(3).to_csv(folder / "narrow.csv", index=False)
     table.head(3).assign(size="large").to_csv(folder / "words.csv", index=False)
+    for name, test in {
+        "narrow_test": table.drop(columns="size"),
+        "words_test": table.assign(size="large"),
+    }.items():
+        (folder / name).mkdir()
+        table.to_csv(folder / name / "train.csv", index=False)
+        test.to_csv(folder / name / "test.csv", index=False)
 
 
 # Task: settings, what is predicted, how many rows there must be, what training says.
@@ -153,6 +176,7 @@ WORKS = {
         ("--data.path held.parquet", "mixed/red", 8, ""),
         ("--data.path broken --data.skip_unreadable true", "broken/grey", 8, ""),
         ("--data.path mixed --data.fold 2 --data.num_folds 4", "mixed", 24, ""),
+        ("--data.path deep --trainer.log_every_n_steps 0", "deep", 16, ""),
     ],
     "text": [
         ("--data.path texts.csv", "new.txt", 3, ""),
@@ -161,6 +185,8 @@ WORKS = {
         ("--data.path named.csv --data.text_column phrase --data.target language", "named.csv", 24, ""),
         ("--data.path splits", "splits", 72, ""),
         ("--data.path null.csv", "new.txt", 3, ""),
+        ("--data.path dollars.csv", "dollars.csv", 24, ""),
+        ("--data.path numbers.csv", "numbers.csv", 24, ""),
     ],
     "audio": [
         ("--data.path sounds", "sounds", 32, "resampled to 8000 Hz"),
@@ -212,6 +238,8 @@ MISTAKES = {
         "--data.path broken": ["broken/red/cut.jpg", "broken/red/note.png", "--data.skip_unreadable true"],
         "--data.path bomb": ["bomb/cat/0.png is not an image", "decompression bomb"],
         "--data.path archive.zip": ["archive.zip does not end in .csv"],
+        "--data.path float": ["float/cat/0.tiff", "32 bits"],
+        "--data.path my_images/": ["there is no file or folder my_images/"],
         "--data.path script": ["script holds no file"],
         "--data.path script/script.py": ["script/script.py does not end in"],
         "--data.path names.csv": ["names.csv holds no images"],
@@ -249,6 +277,8 @@ MISTAKES = {
         "--data.path table.csv --data.target kind --data.regression true": ["regression", "a"],
         "--data.path table.csv --data.target price --data.balanced true": ["balanced", "regression"],
         "--data.dataset iris": ["data.dataset", "iris"],
+        "--data.path narrow_test --data.target kind": ["narrow_test", "no column size"],
+        "--data.path words_test --data.target kind": ["words_test", "row 1: size is large, not a number"],
     },
 }
 
@@ -305,6 +335,33 @@ def test_a_checkpoint_needs_no_data_set(projects, home):
     assert_one_line(narrow, ["narrow.csv", "size"])
     assert_one_line(gap, ["gap.csv, row 7", "size"])
     assert_one_line(words, ["words.csv, row 1", "size", "large"])
+
+
+def test_a_test_of_other_data_says_so(projects, home):
+    project = projects["tabular"]
+    shutil.copy(project / "table.csv", project / "grown.csv")
+    train = "train.py --data.path grown.csv --data.target kind --trainer.max_epochs 1"
+    (trained,) = run_many(project, [train], home=home)
+    assert trained.code == 0, trained.err
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    (same,) = run_many(project, [f"evaluate.py {folder}"], home=home)
+    assert "warning" not in same.err
+    table = pd.read_csv(project / "grown.csv")
+    pd.concat([table, table.head(10)]).to_csv(project / "grown.csv", index=False)
+    (other,) = run_many(project, [f"evaluate.py {folder}"], home=home)
+    assert other.code == 0, other.err
+    assert "warning: the data are not those of the training" in other.err
+
+
+def test_nothing_to_predict_is_said(projects, home):
+    project = projects["text"]
+    (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
+    assert trained.code == 0, trained.err
+    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    commands = [f"predict.py {folder} nothing.txt", f"predict.py {folder} new.txt --output ."]
+    nothing, at_a_folder = run_many(project, commands, home=home)
+    assert_one_line(nothing, ["nothing to predict", "nothing.txt"])
+    assert_one_line(at_a_folder, ["--output .", "name of a file"])
 
 
 def test_new_texts_that_are_not_utf8_are_named(projects, home):

@@ -97,6 +97,12 @@ def test_similar_lengths_draw_each_example_once(loading, lengths, size):
     assert sorted(loading.SimilarLengths(lengths, size)) == list(range(len(lengths)))
 
 
+def test_the_longest_examples_are_trained_on(loading):
+    """The smaller last batch, which is dropped, is not always theirs."""
+    dropped = {tuple(sorted(list(loading.SimilarLengths(range(1, 103), 10))[-2:])) for _ in range(30)}
+    assert len(dropped) > 10
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
 def test_one_batch_is_not_all_batches(projects, tmp_path, task):

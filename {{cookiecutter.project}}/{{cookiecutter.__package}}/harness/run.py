@@ -154,8 +154,8 @@ def output_file(given: Path | None, checkpoint: Path, name: str) -> Path:
     """Return where to write: what is given, or `name` in the folder of the checkpoint's run."""
     folder = checkpoint.resolve().parent
     output = given or (folder.parent if folder.name == "checkpoints" else folder) / name
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: there is no folder {output.parent}")
+    if output.is_dir() or not output.parent.is_dir():
+        raise UserError(f"--output {output}: give the name of a file, in a folder that exists")
     return output
 
 
