@@ -102,7 +102,7 @@ def seed_step(trainer: Trainer, *key: int) -> None:
 def start_worker(worker_init_fn, number: int) -> None:
     """Leave signals, which may reach the whole process group, to the main process: it ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(10))  # Windows ends processes without it
+    signal.signal(signal.SIGTERM, lambda *_: hasattr(signal, "alarm") and signal.alarm(10))  # not on Windows
     if worker_init_fn:
         worker_init_fn(number)
 
