@@ -340,13 +340,17 @@ def test_a_finished_run_is_left_as_it_is_until_it_may_train_longer(project, home
     assert sum(",test/acc," in row for row in rows) == 1
 
 
-def test_a_run_whose_folder_was_moved_keeps_its_best_checkpoint(copy, project, home, unharmed):
-    moved = copy.parent / "moved"
-    copy.rename(moved)
-    (done,) = run_many(project, [f"train.py --resume {moved}"], home=home)
+def test_a_run_whose_folder_was_moved_keeps_its_best_checkpoint(project, home):
+    """The best is the first here, so a worse one must not take its place."""
+    first_is_best = "--checkpoint.mode max --early_stopping.patience 99 --trainer.max_epochs"
+    run_many(project, [f"train.py {JOB} --trainer.default_root_dir moving {first_is_best} 3"], home=home)
+    folder = trained(project / "moving")
+    best = files(folder)["checkpoints/best.ckpt"]
+    moved = folder.rename(project / "moved")
+    (done,) = run_many(project, [f"train.py --resume {moved} --trainer.max_epochs 5"], home=home)
     assert done.code == 0, done.err
-    assert equal(result(moved), unharmed)
-    moved.rename(copy)
+    assert "epoch 4 " in done.err
+    assert files(moved)["checkpoints/best.ckpt"] == best
 
 
 def test_a_new_run_does_not_take_the_folder_of_another(copy, project, home):

@@ -337,6 +337,17 @@ def test_a_checkpoint_needs_no_data_set(projects, home):
     assert_one_line(words, ["words.csv, row 1", "size", "large"])
 
 
+def test_brightness_of_16_bits_is_kept(projects, home):
+    project = projects["image"]
+    (project / "peek.py").write_text(
+        "from my_project.data import ImageFiles\n"
+        "files = ImageFiles(['deep/dim/0.png', 'deep/bright/0.png'], None, 1, (8, 8))\n"
+        "print([image.unique().tolist() for image in files])\n"
+    )
+    (done,) = run_many(project, ["peek.py"], home=home)
+    assert done.out == f"{[[300 >> 8], [60000 >> 8]]}\n", done.err
+
+
 def test_a_test_of_other_data_says_so(projects, home):
     project = projects["tabular"]
     shutil.copy(project / "table.csv", project / "grown.csv")

@@ -99,8 +99,8 @@ def test_similar_lengths_draw_each_example_once(loading, lengths, size):
 
 def test_the_longest_examples_are_trained_on(loading):
     """The smaller last batch, which is dropped, is not always theirs."""
-    dropped = {tuple(sorted(list(loading.SimilarLengths(range(1, 103), 10))[-2:])) for _ in range(30)}
-    assert len(dropped) > 10
+    dropped = [min(list(loading.SimilarLengths(range(1, 103), 10))[-2:]) for _ in range(30)]
+    assert min(dropped) < 50 < max(dropped)
 
 
 @pytest.mark.slow
