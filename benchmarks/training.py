@@ -1,11 +1,12 @@
-"""`training.py CASE PROJECT REPEATS` trains with the project and by hand, in turn, and prints times as JSON.
+"""`training.py CASE PROJECT SIDE` trains once for each line of flags sent to it, and prints times as JSON.
 
-The training phase of the project lasts from `on_train_start`, after the sanity check and before the first
-batch, to the return of `Trainer.fit`; by hand it is the whole of `plain_loop.fit`. Both run in this process,
-with the same threads, initial weights and batches. Callbacks and loggers are those of train.py.
+SIDE is the project; `settings`, which is the hand-written loop with the project's settings; or `defaults`,
+the same with PyTorch's: AdamW weight by weight, convolutions by channels, memory given back to the system.
+All have the same threads, initial weights and batches. The project's training phase lasts from
+`on_train_start`, after the sanity check and before the first batch, to the return of `Trainer.fit`, with the
+callbacks and loggers of train.py; by hand it is the whole of `plain_loop.fit`.
 """
 
-import copy
 import gzip
 import json
 import sys
@@ -20,12 +21,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-CASE, PROJECT, REPEATS = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-BUDGET = 60  # seconds: a busy machine gets fewer repeats
+CASE, PROJECT, SIDE = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 sys.path.insert(0, str(PROJECT))
 
 from my_project.data import DataModule, ImageDataset  # noqa: E402
-from my_project.harness.cli import Callback, TrainCLI  # noqa: E402
+from my_project.harness import cli as harness  # noqa: E402
 from my_project.model import Model  # noqa: E402
 from train import LINKS  # noqa: E402
 
@@ -46,8 +46,8 @@ class Mlp(nn.Module):
 class MlpModel(Model):
     """The project's model around the small MLP."""
 
-    def __init__(self, classes: list[str], channels: int):
-        super().__init__(classes, channels=channels)
+    def __init__(self, classes: list[str], channels: int, fused: bool = True):
+        super().__init__(classes, channels=channels, fused=fused)
         self.network = Mlp()
 
 
@@ -88,7 +88,7 @@ class ResNet(nn.Module):
 class ResNetModel(Model):
     """The project's model around the ResNet."""
 
-    def __init__(self, classes: list[str], channels: int, fused: bool = False):
+    def __init__(self, classes: list[str], channels: int, fused: bool = True):
         super().__init__(classes, channels=channels, fused=fused)
         self.network = ResNet()
 
@@ -97,9 +97,10 @@ class ColourImages(DataModule):
     """50,000 random images of 3×32×32 in memory, and 5,000 to validate."""
 
     def setup(self, stage: str) -> None:
+        seeded = torch.Generator().manual_seed(0)
         images, labels = (
-            torch.randint(256, (55_000, 3, 32, 32), dtype=torch.uint8),
-            torch.randint(10, (55_000,)),
+            torch.randint(256, (55_000, 3, 32, 32), dtype=torch.uint8, generator=seeded),
+            torch.randint(10, (55_000,), generator=seeded),
         )
         self.train_set = ImageDataset(images[:50_000], labels[:50_000])
         self.val_set = ImageDataset(images[50_000:], labels[50_000:])
@@ -109,9 +110,10 @@ class FashionImages(DataModule):
     """55,000 images of 28×28 pixels in memory, and 5,000 to validate: Fashion-MNIST or random."""
 
     def setup(self, stage: str) -> None:
+        seeded = torch.Generator().manual_seed(0)
         images, labels = fashion() or (
-            torch.randint(256, (60_000, 1, 28, 28), dtype=torch.uint8),
-            torch.randint(10, (60_000,)),
+            torch.randint(256, (60_000, 1, 28, 28), dtype=torch.uint8, generator=seeded),
+            torch.randint(10, (60_000,), generator=seeded),
         )
         self.train_set = ImageDataset(images[:55_000], labels[:55_000])
         self.val_set = ImageDataset(images[55_000:], labels[55_000:])
@@ -149,11 +151,12 @@ def write_images(folder: Path, count: int = 3000) -> None:
         image.resize((96, 96)).save(folder / f"class{i % 10}" / f"{i}.jpg", quality=90)
 
 
+PYTORCH = ["--model.fused=false", "--channels_last=false"]
 IMAGES = PROJECT.parent / "images"
 CASES = {
     "digits": (Model, DataModule, []),
     "mlp": (MlpModel, FashionImages, ["--data.batch_size=128", "--trainer.max_epochs=2"]),
-    "wide": (Model, DataModule, ["--model.width=64", "--trainer.max_epochs=3"]),
+    "wide": (Model, DataModule, ["--model.width=64", "--trainer.max_epochs=6"]),
     "slow": (Model, FewImages, ["--trainer.max_epochs=1"]),
     "folder": (
         Model,
@@ -179,7 +182,7 @@ CASES = {
 }
 
 
-class Clock(Callback):
+class Clock(harness.Callback):
     """Note when training starts."""
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -196,33 +199,39 @@ def took(start: tuple[float, float]) -> dict[str, float]:
     return {"wall": wall, "cpu": cpu}
 
 
-def train(flags: list[str]) -> tuple[TrainCLI, nn.Module, dict[str, float]]:
-    """Train as train.py does; return its command line, the untrained network and what was measured."""
+def project(flags: list[str]) -> harness.TrainCLI:
+    """Return the project's trainer, model and data, as train.py makes them."""
     model_class, data_class, case_flags = CASES[CASE]
     sys.argv = ["train.py", *case_flags, *flags]
-    cli, clock = TrainCLI(model_class, data_class, PROJECT, LINKS), Clock()
+    return harness.TrainCLI(model_class, data_class, PROJECT, LINKS)
+
+
+def train(flags: list[str]) -> dict[str, float]:
+    """Train as train.py does."""
+    cli, clock = project(flags), Clock()
     cli.trainer.callbacks.append(clock)
-    network = copy.deepcopy(cli.model.network)
     with cli.tracked_run():
         cli.trainer.fit(cli.model, cli.datamodule)
         measured = took(clock.start)
     losses = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "loss" in name}
-    return cli, network, {**measured, **losses, "steps": cli.trainer.global_step}
+    return {**measured, **losses, "steps": cli.trainer.global_step}
 
 
-def train_by_hand(cli: TrainCLI, network: nn.Module) -> dict[str, float]:
-    """Train with the same data and settings in the hand-written loop."""
+def train_by_hand(flags: list[str]) -> dict[str, float]:
+    """Train with the same data in the hand-written loop."""
+    cli = project(flags)
     stop = {"max_epochs": cli.trainer.max_epochs, "patience": cli.config.early_stopping.patience}
     bfloat16 = cli.trainer.precision == "bf16-mixed"
     options = {**cli.model.hparams, **cli.datamodule.hparams, **stop, "bfloat16": bfloat16}
+    cli.datamodule.setup("fit")
     train, val = batches(cli.datamodule, options)
-    network.to(cli.trainer.strategy.root_device)
+    network = cli.model.network.to(cli.trainer.strategy.root_device)
     if cli.config.compile:
         network.compile()
     steps = len(cli.datamodule.train_set) // options["batch_size"]
     plain_loop.evaluate(network, val, options)  # starts the workers, as the project's sanity check does
     start = now()
-    losses = plain_loop.fit(network, train, val, steps, cli.folder / "by_hand.pt", options)[-1]
+    losses = plain_loop.fit(network, train, val, steps, PROJECT / "by_hand.pt", options)[-1]
     return {**took(start), **losses}
 
 
@@ -242,20 +251,25 @@ def batches(data: DataModule, options: dict) -> list[plain_loop.Batches]:
     ]
 
 
+def flops(flags: list[str]) -> float:
+    """Return the floating-point operations of one example, forward and backward."""
+    cli = project(flags)
+    cli.datamodule.setup("fit")
+    shape = cli.datamodule.train_set[0][0].shape
+    with FlopCounterMode(display=False) as counter:
+        cli.model.network(torch.zeros(2, *shape)).sum().backward()
+    return counter.get_total_flops() / 2
+
+
 def main() -> None:
     if CASE == "folder" and not IMAGES.exists():
         write_images(IMAGES)
-    pairs, start = [], time.perf_counter()
-    for repeat in range(REPEATS + 1):
-        cli, network, ours = train([] if repeat else ["--trainer.max_epochs=1"])
-        pairs.append((ours, train_by_hand(cli, network)))
-        if repeat and time.perf_counter() - start > BUDGET:
-            break
-    shape, device = cli.datamodule.train_set[0][0].shape, next(network.parameters()).device
-    with FlopCounterMode(display=False) as counter:  # of two images, forward and backward
-        network.forward(torch.zeros(2, *shape, device=device)).sum().backward()  # not compiled
-    result = {"batch_size": cli.datamodule.hparams.batch_size, "flops": counter.get_total_flops() / 2}
-    print(json.dumps({**result, "pairs": pairs[1:]}))  # the first, of one epoch, warms up
+    if SIDE == "defaults":
+        harness.keep_freed_memory = lambda: None
+    measure = {"project": train, "flops": flops}.get(SIDE, train_by_hand)
+    for line in sys.stdin:
+        result = measure([*line.split(), *(PYTORCH if SIDE == "defaults" else [])])
+        print(f"result {json.dumps(result)}", flush=True)
 
 
 main()

@@ -1,6 +1,8 @@
 """What experiments/gpu.yaml asks for, as far as a CPU can tell: benchmarks/gpu.py measures it on a GPU."""
 
 import json
+import platform
+import re
 
 import pytest
 import torch
@@ -37,6 +39,32 @@ def watched(self, *args, **kwargs):
     fit(self, *args, **kwargs)
 Trainer.fit = watched
 train.main()
+"""
+
+NORMS = """
+from lightning import Callback
+from torch.nn.utils import get_total_norm
+
+class Norms(Callback):
+    def on_before_zero_grad(self, trainer, model, optimizer):
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if gradients:
+            print("norm", get_total_norm(gradients).item())
+"""
+
+# Prints how many pages are fetched while large blocks are used and given back, as a training step does.
+FAULTS = """
+import resource, sys
+import torch
+from my_project.harness.cli import keep_freed_memory
+
+if sys.argv[1:]:
+    keep_freed_memory()
+for number in range(12):
+    if number == 2:
+        start = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 """
 
 
@@ -85,7 +113,7 @@ def test_the_settings_for_a_gpu_train(projects, tmp_path):
 
 def test_channels_last_and_fused_change_nothing_but_the_speed(projects, tmp_path):
     project = projects["image"]
-    settings = ["", " --channels_last true", " --model.fused true"]
+    settings = ["", " --channels_last false", " --model.fused false"]
     done = run_many(project, [f"train.py {TINY}{flags}" for flags in settings], home=tmp_path)
     assert [each.code for each in done] == [0, 0, 0], [each.err for each in done]
     losses = []
@@ -95,10 +123,34 @@ def test_channels_last_and_fused_change_nothing_but_the_speed(projects, tmp_path
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
 
+def test_gradients_are_clipped_in_mixed_precision(projects, tmp_path):
+    """Lightning alone would refuse to, because the optimizer is fused."""
+    project = projects["image"]
+    (project / "norms.py").write_text(NORMS)
+    flags = f"train.py {TINY} --trainer.precision bf16-mixed --trainer.callbacks+=norms.Norms"
+    done = run_many(
+        project, [f"{flags} --trainer.gradient_clip_val {most}" for most in (0.01, 1000)], home=tmp_path
+    )
+    assert [each.code for each in done] == [0, 0], [each.err for each in done]
+    clipped, whole = ([float(norm) for norm in re.findall("norm (.*)", each.out)] for each in done)
+    assert clipped == pytest.approx([0.01] * len(whole), rel=1e-3)
+    assert min(whole) > 0.01
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators have no such setting")
+def test_a_step_on_a_cpu_fetches_no_memory_anew(projects, tmp_path):
+    (projects["image"] / "faults.py").write_text(FAULTS)
+    fetched, kept = (
+        int(run(projects["image"], f"faults.py {keep}", home=tmp_path).out) for keep in ("", "keep")
+    )
+    assert fetched > 200  # ten blocks of 64 MB, even in pages of 2 MB
+    assert kept < fetched / 10
+
+
 def test_no_step_waits_for_a_number_unless_it_is_logged(projects, tmp_path):
     project = projects["tabular"]
     (project / "syncs.py").write_text(SYNCS)
-    flags = "--model.fused true --data.batch_size 16 --trainer.max_epochs 1 --trainer.log_every_n_steps 4"
+    flags = "--data.batch_size 16 --trainer.max_epochs 1 --trainer.log_every_n_steps 4"
     done = run(project, f"syncs.py {flags} --trainer.limit_train_batches 12", home=tmp_path)
     assert done.code == 0, done.err
     steps = [int(line.split()[1]) for line in done.out.splitlines() if line.startswith("sync ")]

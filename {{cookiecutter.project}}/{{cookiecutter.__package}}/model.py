@@ -23,7 +23,7 @@ class Model(LightningModule):
         weight_decay: Decoupled weight decay of AdamW.
         warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.
         label_smoothing: Share of each label spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
-        fused: Whether AdamW updates all weights in one kernel.
+        fused: Whether AdamW updates all weights in one kernel, which is faster.
         network: The settings of `Network`.
     """
 
@@ -34,7 +34,7 @@ class Model(LightningModule):
         weight_decay: float = 0.01,
         warmup: float = 0.1,
         label_smoothing: float = 0.1,
-        fused: bool = False,
+        fused: bool = True,
         **network,
     ):
         super().__init__()
@@ -92,6 +92,8 @@ class Model(LightningModule):
 
     def configure_optimizers(self):
         lr, decay, fused = self.hparams.lr, self.hparams.weight_decay, self.hparams.fused
+        if "mixed" in self.trainer.precision and self.trainer.gradient_clip_val:
+            fused = False  # Lightning refuses to clip a fused optimizer's gradients in mixed precision
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
         total = self.trainer.estimated_stepping_batches
         if math.isinf(total):

@@ -1,5 +1,6 @@
 """The command line of train.py: typed settings, layered files, one run."""
 
+import ctypes
 import multiprocessing
 import os
 import sys
@@ -21,6 +22,7 @@ from lightning.pytorch import callbacks
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch.nn.utils import convert_conv2d_weight_memory_format
 from torchmetrics import Metric
 
 from .dashboard import Dashboard, draw_learning_curves
@@ -59,8 +61,9 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--stuck_after", type=float, default=600.0, help="Longest wait for a batch [s].")
         weights = "Start from the weights of a run, .ckpt or .safetensors that fit."
         parser.add_argument("--model.init_from", type=str | None, default=None, metavar="RUN", help=weights)
+        layout = "Store convolutions' weights by pixels, not by channels; null: on CPUs, where it is faster."
         parser.add_argument("--compile", type=bool, default=False, help="Train with torch.compile.")
-        parser.add_argument("--channels_last", type=bool, default=False, help="For convolutions on GPUs.")
+        parser.add_argument("--channels_last", type=bool | None, default=None, help=layout)
         parser.add_argument("--tf32", type=bool, default=False, help="Multiply float32 matrices as TF32.")
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
@@ -114,8 +117,11 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         super().instantiate_classes()
-        if self.config.channels_last:
-            self.model.to(memory_format=torch.channels_last)
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        if on_cpu if self.config.channels_last is None else self.config.channels_last:
+            convert_conv2d_weight_memory_format(self.model, torch.channels_last)
         if self.config.compile:
             self.model.compile()  # in place, so that weights keep their names in checkpoints
 
@@ -202,6 +208,17 @@ class TrainCLI(LightningCLI):
             rows["fine-tune"] = f"{start} {command('--model.init_from', self.folder)}"
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
+
+
+def keep_freed_memory() -> None:
+    """Keep glibc from giving memory back after each step, to fetch it page by page in the next.
+
+    A step on a CPU takes up to a quarter less time; the peak of memory is up to a half higher.
+    """
+    with suppress(AttributeError, TypeError):  # no glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give back the end of the heap
+        mallopt(-4, 0)  # M_MMAP_MAX: keep large blocks on the heap as well
 
 
 class Watchdog(Callback):
