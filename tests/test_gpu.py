@@ -144,7 +144,7 @@ def test_a_step_on_a_cpu_fetches_no_memory_anew(projects, tmp_path):
         int(run(projects["image"], f"faults.py {keep}", home=tmp_path).out) for keep in ("", "keep")
     )
     assert fetched > 200  # ten blocks of 64 MB, even in pages of 2 MB
-    assert kept < fetched / 10
+    assert kept < fetched / 4  # one block may come to lie elsewhere
 
 
 def test_no_step_waits_for_a_number_unless_it_is_logged(projects, tmp_path):
