@@ -262,7 +262,10 @@ def in_small_disk(project: Path, home: Path, size: str, script: str) -> Done:
     """Run a shell script in the project's folder, where the folder `small` is a disk of that size."""
     (project / "small").mkdir(exist_ok=True)
     done = subprocess.run(
-        [*IN_SMALL_DISK, f"mount -t tmpfs -o size={size} tmpfs small && {script}"],
+        [
+            *IN_SMALL_DISK,
+            f'python() {{ "$PYTHON" "$@"; }}; mount -t tmpfs -o size={size} tmpfs small && {script}',
+        ],
         cwd=project,
         env=environment(home) | {"PYTHON": sys.executable, "WANDB_MODE": "disabled"},
         stdin=subprocess.DEVNULL,
@@ -276,7 +279,7 @@ def in_small_disk(project: Path, home: Path, size: str, script: str) -> Done:
 @pytest.mark.skipif(not HAS_MOUNT, reason="needs to mount a small disk")
 def test_too_little_disk_for_two_checkpoints_is_refused(project, home):
     done = in_small_disk(
-        project, home, "2m", f"$PYTHON train.py {JOB} --model.width 64 --trainer.default_root_dir small"
+        project, home, "2m", f"python train.py {JOB} --model.width 64 --trainer.default_root_dir small"
     )
     assert re.search(r"\d MB are free in .*, two checkpoints need \d+ MB", error(done))
 
@@ -286,10 +289,10 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_and_the_run_goes_on_when_ther
     project, home, unharmed
 ):
     script = (
-        f"($PYTHON train.py {JOB} --trainer.default_root_dir small & "
+        f"(python train.py {JOB} --trainer.default_root_dir small & "
         "while ! [ -e small/*/checkpoints/previous.ckpt ]; do sleep 0.02; done; "
         "cat /dev/zero > small/filler 2>/dev/null; wait $!); echo first $?; rm small/filler; "
-        "$PYTHON train.py --resume small/20*; echo second $?; cp -r small full"
+        "python train.py --resume small/20*; echo second $?; cp -r small full"
     )
     done = in_small_disk(project, home, "1m", script)
     assert "first 1" in done.out, done.err

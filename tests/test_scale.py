@@ -136,7 +136,8 @@ def test_two_nodes_train_as_one_does(project, home, ddp):
         [*(IN_NETWORK if HAS_CABLE else ["sh", "-c"]), script],
         cwd=project,
         env=environment(home)
-        | {"NODE": f"{sys.executable} {TORCHRUN} {node}", "JOB": f"train.py {JOB} {flags}"},
+        | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+        | {"NODE": f"python {TORCHRUN} {node}", "JOB": f"train.py {JOB} {flags}"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
@@ -148,7 +149,7 @@ def test_two_nodes_train_as_one_does(project, home, ddp):
 
 def test_two_nodes_of_slurm_train_as_one_does(project, home, ddp, tmp_path):
     srun = 'SLURM_PROCID=1 SLURM_NODEID=1 "$@" & other=$!; "$@" && wait $other'
-    for name, text in {"srun": srun, "python": f'exec {sys.executable} "$@"'}.items():
+    for name, text in {"srun": srun, "python": f'exec "{sys.executable}" "$@"'}.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
     job = {"JOB_ID": "88", "JOB_NAME": "job", "NODELIST": "localhost", "NNODES": "2", "NTASKS": "2"}

@@ -142,7 +142,7 @@ def test_the_service_of_wandb_killed_stops_no_training(project, launch):
 def test_a_full_disk_of_wandb_stops_no_training(project, home):
     script = (
         "mkdir -p disk/full/wandb && mount -t tmpfs -o size=64k tmpfs disk/full/wandb && "
-        f"WANDB_MODE=offline WANDB_RUN_ID=full $PYTHON train.py {JOB} --trainer.default_root_dir disk"
+        f"WANDB_MODE=offline WANDB_RUN_ID=full python train.py {JOB} --trainer.default_root_dir disk"
     )
     done = in_small_disk(project, home, "1m", script)
     assert done.code == 0, done.err
@@ -157,7 +157,7 @@ def test_a_slurm_job_is_requeued_and_goes_on_in_the_same_run(project, home, tmp_
     for name, text in {
         "srun": 'echo $$ > step.pid; exec "$@"',
         "scontrol": 'echo "$@" >> requeued',
-        "python": f'exec {sys.executable} "$@"',
+        "python": f'exec "{sys.executable}" "$@"',
     }.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{text}\n")
         (tmp_path / name).chmod(0o755)
