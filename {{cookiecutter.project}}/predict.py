@@ -21,8 +21,7 @@ def main() -> None:
     args = parser.parse_args()
     checkpoint = run.find_checkpoint(args.checkpoint)
     output = run.output_file(args.output, checkpoint, "predictions.csv")
-    model = run.load(Model, checkpoint)
-    data = run.load(DataModule, checkpoint)
+    model, data = run.load(Model, checkpoint), run.load(DataModule, checkpoint)
     names, inputs = data.new_inputs(args.inputs)
     if not names:
         raise errors.UserError(f"there is nothing to predict in {' '.join(map(str, args.inputs))}")
@@ -31,8 +30,7 @@ def main() -> None:
     if classes := model.hparams.classes:  # the scores are probabilities
         columns |= {"prediction": [classes[i] for i in predictions], "probability": scores.tolist()}
     rows = csv.writer(text := io.StringIO(newline=""))
-    rows.writerow(columns)
-    rows.writerows(zip(*columns.values(), strict=True))
+    rows.writerows([columns, *zip(*columns.values(), strict=True)])
     with run.whole_file(output) as file:
         file.write(text.getvalue().encode())
     print(f"{len(names)} predictions written to {output}")

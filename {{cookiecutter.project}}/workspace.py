@@ -32,7 +32,6 @@ def main() -> None:
     steps = [[name] for name in logged if name.startswith("train/") and name not in seen]
     test = [panels.ScalarChart(metric=name) for name in logged if name.startswith("test/")]
     tables = [panels.MediaBrowser(media_keys=["test/examples", "test/confusion_matrix", "test/classes"])]
-    speed = charts(["time/samples_per_second"], ["time/epoch_seconds"])
     if not wandb.login(prompt=False):
         raise errors.UserError("a workspace lives on your W&B server: run wandb login first")
     workspace = ws.Workspace(
@@ -43,7 +42,7 @@ def main() -> None:
             ws.Section(name="Training and validation", panels=charts(*epochs), is_open=True),
             ws.Section(name="Steps", panels=charts(*steps), is_open=True),
             ws.Section(name="Test", panels=[*test, *tables], is_open=True),
-            ws.Section(name="Speed", panels=speed),
+            ws.Section(name="Speed", panels=charts(["time/samples_per_second"], ["time/epoch_seconds"])),
         ],
     )
     print(workspace.save().url)

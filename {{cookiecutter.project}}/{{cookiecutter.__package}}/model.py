@@ -23,7 +23,7 @@ class Model(LightningModule):
         weight_decay: Decoupled weight decay of AdamW.
         warmup: Share of all steps during which the learning rate rises; a cosine to zero follows.
         label_smoothing: Share of each label spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
-        fused: Whether AdamW updates all weights in one kernel, which is faster.
+        fused: Whether AdamW updates all weights at once; not where Lightning clips in mixed precision.
         network: The settings of `Network`.
     """
 
@@ -91,12 +91,10 @@ class Model(LightningModule):
         self.log_dict(self.test_metrics)
 
     def configure_optimizers(self):
-        lr, decay, fused = self.hparams.lr, self.hparams.weight_decay, self.hparams.fused
-        if "mixed" in self.trainer.precision and self.trainer.gradient_clip_val:
-            fused = False  # Lightning refuses to clip a fused optimizer's gradients in mixed precision
+        lr, decay, trainer = self.hparams.lr, self.hparams.weight_decay, self.trainer
+        fused = self.hparams.fused and not (trainer.gradient_clip_val and "mixed" in trainer.precision)
         optimizer = torch.optim.AdamW(self.parameters(), lr=lr, weight_decay=decay, fused=fused)
-        total = self.trainer.estimated_stepping_batches
-        if math.isinf(total):
+        if math.isinf(total := trainer.estimated_stepping_batches):
             raise UserError("the learning rate needs an end: give trainer.max_epochs or trainer.max_steps")
         warmup = max(1, round(self.hparams.warmup * total))
 

@@ -44,8 +44,7 @@ class TrainCLI(LightningCLI):
     """
 
     def __init__(self, model_class: type, datamodule_class: type, project: Path, links: dict[str, str]):
-        self.project = project
-        self.links = links
+        self.project, self.links = project, links
         super().__init__(
             model_class,
             datamodule_class,
@@ -61,9 +60,8 @@ class TrainCLI(LightningCLI):
         parser.add_argument("--stuck_after", type=float, default=600.0, help="Longest wait for a batch [s].")
         weights = "Start from the weights of a run, .ckpt or .safetensors that fit."
         parser.add_argument("--model.init_from", type=str | None, default=None, metavar="RUN", help=weights)
-        layout = "Store convolutions' weights by pixels, not by channels; null: on CPUs, where it is faster."
         parser.add_argument("--compile", type=bool, default=False, help="Train with torch.compile.")
-        parser.add_argument("--channels_last", type=bool | None, default=None, help=layout)
+        parser.add_argument("--channels_last", type=bool | None, help="Faster convolutions; null: on CPUs.")
         parser.add_argument("--tf32", type=bool, default=False, help="Multiply float32 matrices as TF32.")
         fixed = set(signature(wandb.init).parameters) - INIT
         parser.add_function_arguments(wandb.init, "tracking", skip=fixed)
@@ -117,8 +115,7 @@ class TrainCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
         super().instantiate_classes()
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu:
+        if on_cpu := self.trainer.strategy.root_device.type == "cpu":
             keep_freed_memory()
         if on_cpu if self.config.channels_last is None else self.config.channels_last:
             convert_conv2d_weight_memory_format(self.model, torch.channels_last)
@@ -203,18 +200,14 @@ class TrainCLI(LightningCLI):
             rows["evaluate"] = command("python", self.project / "evaluate.py", self.folder)
             rows["predict"] = f"{command('python', self.project / 'predict.py', self.folder)} INPUT..."
             rows["export"] = command("python", self.project / "export.py", self.folder)
-            layer = self.project / "experiments" / "finetune.yaml"
-            start = command("python", self.project / "train.py", "--config", layer)
-            rows["fine-tune"] = f"{start} {command('--model.init_from', self.folder)}"
+            layer = "--config", self.project / "experiments" / "finetune.yaml", "--model.init_from"
+            rows["fine-tune"] = command("python", self.project / "train.py", *layer, self.folder)
         lines = [f"{name:<14} {value}".replace(f"{Path.cwd()}{os.sep}", "") for name, value in rows.items()]
         print("-" * 79, *lines, "-" * 79, sep="\n")
 
 
 def keep_freed_memory() -> None:
-    """Keep glibc from giving memory back after each step, to fetch it page by page in the next.
-
-    A step on a CPU takes up to a quarter less time; the peak of memory is up to a half higher.
-    """
+    """Keep glibc from giving back each step's memory: the next is up to a quarter faster, the peak higher."""
     with suppress(AttributeError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: never give back the end of the heap
@@ -253,8 +246,7 @@ class Watchdog(Callback):
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         stack = "".join(traceback.format_stack(frame, limit=12))
         reason = f"no batch for {self.seconds} s (--stuck_after); above is where it stands"
-        # All at once, or what other ranks say would mix with it.
-        print(f"{stack}error: rank {trainer.global_rank}: {reason}", file=sys.stderr, flush=True)
+        print(f"{stack}error: rank {trainer.global_rank}: {reason}", file=sys.stderr, flush=True)  # at once
         if trainer.world_size > 1:
             time.sleep(5)  # for the others to say where they stand: one of them may keep this one waiting
         ranks = getattr(trainer.strategy.launcher, "procs", [])

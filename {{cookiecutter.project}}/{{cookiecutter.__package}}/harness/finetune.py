@@ -93,8 +93,7 @@ class Finetuning(BaseFinetuning):
 
     def __init__(self, frozen_epochs: int = 2, lr_share: float = 0.3):
         super().__init__()
-        self.frozen_epochs = frozen_epochs
-        self.lr_share = lr_share
+        self.frozen_epochs, self.lr_share = frozen_epochs, lr_share
 
     def freeze_before_training(self, pl_module: LightningModule) -> None:
         self.freeze(pl_module.network.backbone)
