@@ -4,15 +4,13 @@ Both use what experiments/gpu.yaml sets. The card's peak is what a large product
 on it. Where there is no GPU it says so and stops.
 """
 
-import json
-import sys
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
 import torch
-from run import HERE, compared, python, render, row
+from run import LOSSES, in_turn, ratio, render, row, side, spread
 
 GOAL = 1.03
 
@@ -36,18 +34,18 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("there is no GPU: nothing is measured")
         return
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     with tempfile.TemporaryDirectory() as folder:
         project, _ = render(Path(folder))
-        output = python(HERE / "training.py", "gpu", project, repeats, cwd=project)[0]
-    result = json.loads(output.splitlines()[-1])
-    ours, by_hand = zip(*result["pairs"], strict=True)
-    images = [each["steps"] * result["batch_size"] / each["wall"] for each in ours]
-    share = median(images) * result["flops"] / peak()
-    differs = max(abs(a["train/loss"] / b["train/loss"] - 1) for a, b in result["pairs"])
-    print(row("measured", "generated project", "reference", "ratio", "must be"), row(*["---"] * 5), sep="\n")
-    title = f"ResNet-18, 32×32, batch {result['batch_size']}: training phase"
-    print(compared(title, [a["wall"] for a in ours], [b["wall"] for b in by_hand], GOAL))
+        with side("gpu", project, "flops") as flops:
+            an_image = flops()
+        ours, by_hand = in_turn("gpu", project, ("project", "settings"))
+    images = [each["examples"] / each["wall"] for each in ours]
+    share = median(images) * an_image / peak()
+    differs = max(abs(a[k] / b[k] - 1) for a, b in zip(ours, by_hand, strict=True) for k in LOSSES)
+    seconds, reference = ([each["wall"] for each in results] for results in (ours, by_hand))
+    print(row("measured", "generated project", "by hand", "ratio", "must be"), row(*["---"] * 5), sep="\n")
+    title = "ResNet-18, 32×32, batch 512: training phase"
+    print(row(title, spread(seconds), spread(reference), ratio(seconds, reference), f"≤ {GOAL}"))
     print(row("its images a second, validation included", f"{median(images):.0f}", "", "", ""))
     print(row("its share of the card's peak", f"{share:.1%}", "", "", ""))
     print(row("its last losses", "", f"{differs:.1e} apart", "", "the same but for rounding"))

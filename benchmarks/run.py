@@ -117,34 +117,24 @@ def default_training(project: Path) -> list[str]:
 
 def training_phase(case: str, title: str, project: Path, *, goal: float) -> list[str]:
     """Time the training phase beside the hand-written loop."""
-    ours, same, plain = in_turn(case, project)
+    sides = in_turn(case, project)
+    ours, same, _ = sides
     differs = max(abs(a[k] / b[k] - 1) for a, b in zip(ours, same, strict=True) for k in LOSSES)
-    losses = [f"{results[-1]['val/loss']:.5f}" for results in (ours, same, plain)]
-    steps = [
-        f"{median(1e3 * found['wall'] / a['steps'] for found, a in zip(results, ours, strict=True)):.2f} ms"
-        for results in (ours, same, plain)
-    ]
+    verdict = "the same" if differs < 1e-5 else f"{differs:.1e} apart"
+    step, other, usual = (
+        f"{median(r['wall'] for r in results) / ours[0]['steps'] * 1e3:.2f} ms" for results in sides
+    )
+    loss, expected, close = (f"{results[-1]['val/loss']:.5f}" for results in sides)
 
     def times(kind: str) -> list[str]:
-        seconds, *references = ([result[kind] for result in results] for results in (ours, same, plain))
-        return [
-            spread(seconds),
-            *(cell for each in references for cell in (spread(each), ratio(seconds, each))),
-        ]
+        seconds, *references = ([result[kind] for result in results] for results in sides)
+        return [spread(seconds), *(c for each in references for c in (spread(each), ratio(seconds, each)))]
 
     return [
         row(f"{title}: training phase", *times("wall"), f"≤ {goal}"),
         row("its processor time", *times("cpu"), ""),
-        row("its step, with its share of validation", steps[0], steps[1], "", steps[2], "", ""),
-        row(
-            "its last losses",
-            losses[0],
-            losses[1],
-            "the same" if differs < 1e-5 else f"{differs:.1e} apart",
-            losses[2],
-            "",
-            "the same",
-        ),
+        row("its step, with its share of validation", step, other, "", usual, "", ""),
+        row("its last losses", loss, expected, verdict, close, "", "the same"),
     ]
 
 

@@ -214,7 +214,8 @@ def train(flags: list[str]) -> dict[str, float]:
         cli.trainer.fit(cli.model, cli.datamodule)
         measured = took(clock.start)
     losses = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "loss" in name}
-    return {**measured, **losses, "steps": cli.trainer.global_step}
+    steps = cli.trainer.global_step
+    return {**measured, **losses, "steps": steps, "examples": steps * cli.datamodule.hparams.batch_size}
 
 
 def train_by_hand(flags: list[str]) -> dict[str, float]:
