@@ -215,7 +215,7 @@ def keep_freed_memory() -> None:
 
 
 class Watchdog(Callback):
-    """End the run, and say where each rank stands, when for `seconds` no batch has been finished."""
+    """When for `seconds` no batch is finished, print in one piece where each rank stands, and end the run."""
 
     over = threading.Event()
 
@@ -246,7 +246,7 @@ class Watchdog(Callback):
         frame = sys._current_frames()[threading.main_thread().ident or 0]
         stack = "".join(traceback.format_stack(frame, limit=12))
         reason = f"no batch for {self.seconds} s (--stuck_after); above is where it stands"
-        print(f"{stack}error: rank {trainer.global_rank}: {reason}", file=sys.stderr, flush=True)  # at once
+        print(f"{stack}error: rank {trainer.global_rank}: {reason}", file=sys.stderr, flush=True)
         if trainer.world_size > 1:
             time.sleep(5)  # for the others to say where they stand: one of them may keep this one waiting
         ranks = getattr(trainer.strategy.launcher, "procs", [])
