@@ -1,10 +1,9 @@
-"""Jinja filters: two refuse an answer or carry it into the project unchanged, one looks up a line."""
+"""Jinja filters that refuse an answer or carry it into the project unchanged."""
 
 import json
 import keyword
 import re
 import sys
-from pathlib import Path
 
 from cookiecutter.exceptions import FailedHookException
 from jinja2.ext import Extension
@@ -37,8 +36,8 @@ torchdata torchtext torchvision tornado transformer_engine transformers triton x
 # In the project, or in its .gitignore, or given a meaning of their own by packaging tools.
 _PROJECT = """
 agents build checkpoints config conftest data dist docs env evaluate experiments export harness license
-lightning_logs logs main model network outputs predict pyproject readme requirements runs setup slurm src
-sweep test tests train venv wandb workspace
+lightning_logs logs main model network outputs predict pyproject readme requirements runs search setup slurm
+src sweep test tests train venv wandb
 """
 _WINDOWS = "aux con nul prn " + " ".join(f"{port}{n}" for port in ("com", "lpt") for n in range(10))
 
@@ -82,18 +81,9 @@ def quoted(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)[1:-1]
 
 
-def line(file: str, task: str, text: str) -> str:
-    """Return a file of the package with the line that first has `text`, such as network.py:29."""
-    package = Path(__file__).parent / "{{cookiecutter.project}}" / "{{cookiecutter.__package}}"
-    variant = package / f"{{% if cookiecutter.task == '{task}' %}}{file}{{% endif %}}"
-    source = variant if variant.exists() else package / file
-    lines = source.read_text(encoding="utf-8").splitlines()
-    return f"{file}:{next(number for number, line in enumerate(lines, 1) if text in line)}"
-
-
 class Filters(Extension):
     """Give the filters to the templates, cookiecutter.json and the hooks."""
 
     def __init__(self, environment):
         super().__init__(environment)
-        environment.filters.update(package=package, quoted=quoted, line=line)
+        environment.filters.update(package=package, quoted=quoted)

@@ -20,8 +20,8 @@ def first_commit() -> str:
     """Make a repository with one commit, unless inside one already; say in one line what happened."""
     for folder in [PROJECT, *PROJECT.parents]:
         if (folder / ".git").exists():
-            return f"git: nothing done, the project lies in the repository {folder}"
-    # Set where cookiecutter is called from a git hook; they would lead to the repository of that hook.
+            return f"git: no new repository, because the project is inside the repository {folder}"
+    # Set where cookiecutter is called from a git hook: they point to the repository of that hook.
     for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE"]:
         os.environ.pop(name, None)
     for step in STEPS:
@@ -30,12 +30,18 @@ def first_commit() -> str:
         except FileNotFoundError:
             return "git: not found, so no repository was made"
         except (OSError, subprocess.SubprocessError) as error:
-            reason = ((getattr(error, "stderr", None) or b"").decode(errors="replace") or str(error)).strip()
             return (
-                f"git: no first commit ({reason.splitlines()[-1]}); mend that, then: "
+                f"git: no first commit ({last_line(error)}); correct that, then run: "
                 'git init && git add --all && git commit --message "Initial commit"'
             )
     return "git: the files are committed on branch main"
+
+
+def last_line(error: Exception) -> str:
+    """Return the last line that git wrote, or else what the error says."""
+    written = getattr(error, "stderr", None) or b""
+    reason = written.decode(errors="replace") or str(error)
+    return reason.strip().splitlines()[-1]
 
 
 def next_steps() -> str:

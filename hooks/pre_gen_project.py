@@ -1,4 +1,4 @@
-"""Refuse what the questions cannot see: overridden private variables, and a place where imports go astray."""
+"""Refuse what the questions cannot see: overridden private variables, and a folder that hides the package."""
 
 import json
 import re
@@ -31,5 +31,6 @@ def problem() -> str | None:
     return None
 
 
-if message := problem():
+message = problem()
+if message is not None:
     sys.exit(message)

@@ -1,7 +1,8 @@
-"""Resume a run from the checkpoint before each of its steps, and compare with the run never stopped.
+"""Resume a run from the checkpoint before each of its steps, and compare with the run that was never stopped.
 
-Run in the folder of a generated project: `python brute_force.py CASE...`. Prints a line of JSON for each: the
-number of points, and those that ended differently. All in one process, for importing Lightning takes longer.
+Run in the folder of a generated project: `python brute_force.py CASE...`. It prints a line of JSON for each
+case: the number of points, and those that ended differently. All cases run in one process, because importing
+Lightning takes longer than most of them. The user's code of a case is a file of tests/plain.
 """
 
 import contextlib
@@ -9,183 +10,241 @@ import hashlib
 import importlib
 import io
 import json
+import logging
 import os
-import random
 import shutil
 import sys
+import tempfile
 import warnings
 from pathlib import Path
+from unittest.mock import patch  # raises AttributeError if what it patches does not exist
 
-import numpy as np
 import torch
 from chaos import equal
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+sys.path.insert(0, str(Path(__file__).resolve().with_name("plain")))
 sys.path.insert(0, str(Path.cwd()))
 import train
 
 PACKAGE = train.DataModule.__module__.removesuffix(".data")
-data, model, resume, dashboard, cli = (
-    importlib.import_module(f"{PACKAGE}.{name}")
-    for name in ("data", "model", "harness.resume", "harness.dashboard", "harness.cli")
-)
+loaders = importlib.import_module(f"{PACKAGE}.harness.loaders")
+resume = importlib.import_module(f"{PACKAGE}.harness.resume")
+training = importlib.import_module(f"{PACKAGE}.harness.training")
+
 SMALL = {
-    "model.width": 4,
-    "data.batch_size": 16,
     "trainer.accelerator": "cpu",
-    "trainer.max_epochs": 3,
-    "trainer.limit_train_batches": 4,
+    "trainer.max_epochs": 2,
+    "trainer.limit_train_batches": 3,
     "trainer.limit_val_batches": 2,
     "trainer.limit_test_batches": 1,
     "trainer.log_every_n_steps": 2,
     "trainer.enable_model_summary": False,
 }
+OF_FILE = {
+    None: {"model.width": 4, "data.batch_size": 16},
+    "classifier": {"checkpoint.monitor": "val_loss"},
+}
+CALLBACKS = "lightning.pytorch.callbacks"
+ACCUMULATION = {
+    "class_path": f"{CALLBACKS}.GradientAccumulationScheduler",
+    "init_args": {"scheduling": {0: 1, 1: 2}},
+}
+SECOND_CHECKPOINT = {
+    "class_path": f"{CALLBACKS}.ModelCheckpoint",
+    "init_args": {"monitor": "val_acc", "mode": "max", "save_top_k": 2, "every_n_train_steps": 2},
+}
+AVERAGE = {"class_path": f"{CALLBACKS}.EMAWeightAveraging", "init_args": {"update_starting_at_step": 2}}
+SWA = {
+    "class_path": f"{CALLBACKS}.StochasticWeightAveraging",
+    "init_args": {"swa_lrs": 0.01, "swa_epoch_start": 1, "annealing_epochs": 1, "device": None},
+}
+
+# Case: (file in tests/plain, or None for the code that the project came with; settings)
 CASES = {
-    "default": {},
-    "augmentation": {"model.dropout": 0.5},
-    "workers": {"model.dropout": 0.5, "data.num_workers": 2},
-    "plateau": {"trainer.accumulate_grad_batches": 2, "trainer.limit_train_batches": 5},
-    "plateau_rare_validation": {"trainer.check_val_every_n_epoch": 2, "trainer.max_epochs": 5},
-    "validation_within": {"trainer.val_check_interval": 2},
-    "validation_always": {"trainer.val_check_interval": 1},
-    "max_steps": {"trainer.max_epochs": -1, "trainer.max_steps": 10},
-    "early_stop": {"early_stopping.patience": 2, "early_stopping.min_delta": 9, "trainer.max_epochs": 9},
-    "one_batch_epochs": {
-        "trainer.limit_train_batches": 1,
-        "trainer.max_epochs": 5,
-        "trainer.log_every_n_steps": 1,
-    },
-    "average": {"trainer.callbacks": "lightning.pytorch.callbacks.EMAWeightAveraging"},
-    "logged": {},
-    "finetuning": {"config": "experiments/finetune.yaml"},  # freezes for two epochs
-    "ordinary_loader": {},
+    "shipped": (None, {"model.dropout": 0.5}),
+    "finetuning": (None, {"config": "experiments/finetune.yaml", "trainer.max_epochs": 3}),  # freezes for two
+    "classifier": ("classifier", {"trainer.max_epochs": 3}),
+    "workers": ("classifier", {"trainer.max_epochs": 3, "data.num_workers": 2}),
+    "plateau": (
+        "classifier",
+        {"model.plateau": True, "trainer.accumulate_grad_batches": 2, "trainer.limit_train_batches": 5},
+    ),
+    "plateau_rare_validation": (
+        "classifier",
+        {"model.plateau": True, "trainer.check_val_every_n_epoch": 2, "trainer.max_epochs": 4},
+    ),
+    "validation_within": ("classifier", {"trainer.val_check_interval": 2}),
+    "validation_always": ("classifier", {"trainer.val_check_interval": 1}),
+    "max_steps": ("classifier", {"trainer.max_epochs": -1, "trainer.max_steps": 7}),
+    "early_stop": (
+        "classifier",
+        {"early_stopping.patience": 1, "early_stopping.min_delta": 9, "trainer.max_epochs": 9},
+    ),
+    "one_batch_epochs": (
+        "classifier",
+        {"trainer.limit_train_batches": 1, "trainer.max_epochs": 5, "trainer.log_every_n_steps": 1},
+    ),
+    "average": ("classifier", {"trainer.callbacks": [AVERAGE]}),
+    "stochastic_average": ("classifier", {"trainer.callbacks": [SWA], "trainer.max_epochs": 3}),
+    "accumulation_scheduler": ("classifier", {"trainer.callbacks": [ACCUMULATION]}),
+    "second_checkpoint": ("classifier", {"trainer.callbacks": [SECOND_CHECKPOINT]}),
+    "own_loader": ("own_loader", {}),
+    "own_loader_workers": ("own_loader", {"data.num_workers": 2}),
+    "sampler_without_length": ("samplers", {"data.kind": "sampler"}),
+    "batch_sampler_without_length": ("samplers", {"data.kind": "batch_sampler"}),
+    "whole_batches": ("samplers", {"data.kind": "whole_batches"}),
+    "single_items": ("samplers", {"data.kind": "single_items"}),
+    "stream": ("stream", {"trainer.limit_train_batches": 1.0}),
+    "stream_workers": ("stream", {"data.num_workers": 2}),
+    "stream_with_length": ("stream", {"data.kind": "sized", "trainer.limit_train_batches": 1.0}),
+    "stream_too_long": ("stream", {"data.kind": "too_long", "trainer.limit_train_batches": 1.0}),
+    "stream_with_state": ("stream", {"data.kind": "stateful", "trainer.limit_train_batches": 1.0}),
+    "stream_of_batches": ("stream", {"data.batch_size": None}),
+    "combined": ("combined", {"trainer.limit_train_batches": 1.0}),
+    "combined_workers": ("combined", {"trainer.limit_train_batches": 1.0, "data.num_workers": 1}),
+    "combined_max_size": ("combined", {"trainer.limit_train_batches": 1.0, "data.mode": "max_size"}),
+    "lists": ("boring_lists", {}),
+    "language": ("language", {}),
+    "own_batch": ("own_batch", {}),
+    "gan": ("gan", {"trainer.log_every_n_steps": 1}),
+    "own_accumulation": ("accumulating", {"trainer.max_epochs": 3}),
+    "skipped_steps": ("skipping", {}),
+    "reloaded": (
+        "skipping",
+        {
+            "data.grow": True,
+            "trainer.reload_dataloaders_every_n_epochs": 1,
+            "trainer.max_epochs": 3,
+            "trainer.limit_train_batches": 1.0,
+        },
+    ),
+    "boring": ("boring", {}),
+    "boring_own_loaders": ("boring_own_loaders", {}),
+    "boring_manual": ("boring_manual", {}),
+    "demo": ("demo", {}),
+    "transformer": ("transformer", {}),
+    "unusual_weights": ("unusual_weights", {}),
+    # The negative control: with Lightning's own loaders no point may end the same.
+    "ordinary_loader": ("classifier", {"trainer.max_epochs": 3}),
 }
 
 
-class NoisyDataset(data.ImageDataset):
-    """Draw from each of the random number generators that an augmentation may use."""
-
-    def __getitems__(self, indices):
-        images, labels = super().__getitems__(indices)
-        noise = torch.rand(()) * 20 + np.random.rand() * 20 + random.random() * 20
-        return (images * torch.rand(images.shape) + noise).to(torch.uint8), labels
+def leave_alone(self, trainer, loader):
+    """Return a loader as Lightning has made it."""
+    return loader
 
 
-def plateau(self):
-    optimizer = torch.optim.SGD(self.parameters(), lr=self.hparams.lr)
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=0, threshold=1)
-    return {
-        "optimizer": optimizer,
-        "lr_scheduler": {"scheduler": scheduler, "monitor": "val/loss", "strict": False},
-    }
-
-
-class LoggingModel(model.Model):
-    """Log as most LightningModules do, and with metrics that share their state."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        count = len(self.hparams.classes)
-        self.shared = MetricCollection(
-            [MulticlassAccuracy(count), MulticlassF1Score(count)], prefix="shared/"
-        )
-
-    def training_step(self, batch, batch_idx):
-        loss = super().training_step(batch, batch_idx)
-        self.log("loss", loss, on_step=True, on_epoch=True)
-        self.log("largest", loss, on_step=False, on_epoch=True, reduce_fx="max")
-        self.log("draws", torch.rand(()) + np.random.rand() + random.random(), on_step=True)
-        self.shared.update(self(batch[0]), batch[1])
-        return loss
-
-    def on_train_epoch_end(self):
-        super().on_train_epoch_end()
-        self.log_dict(self.shared)
+def draw_nothing(run):
+    """Draw no pictures, which would take half of the time."""
 
 
 @contextlib.contextmanager
-def changed(case: str):
-    """Change what a user would change in data.py and model.py for a case."""
-    changes = []
-    if case in ("augmentation", "workers"):
-        changes = [(data, "ImageDataset", NoisyDataset)]
-    if case.startswith("plateau"):
-        changes = [(model.Model, "configure_optimizers", plateau)]
-    if case == "logged":
-        changes = [(train, "Model", LoggingModel)]
-    if case == "ordinary_loader":  # the negative control
-        changes = [(resume.Resume, "_make_exact", lambda self, trainer, loader: loader)]
-    before = [getattr(owner, name) for owner, name, _ in changes]
-    for owner, name, value in changes:
-        setattr(owner, name, value)
-    yield
-    for (owner, name, _), value in zip(changes, before, strict=True):
-        setattr(owner, name, value)
+def users_code(case: str):
+    """Put the model and the data of a case in place of those that train.py has imported."""
+    file, _ = CASES[case]
+    with contextlib.ExitStack() as changes:
+        if file is not None:
+            module = importlib.import_module(file)
+            changes.enter_context(patch.object(train, "Model", module.Model))
+            changes.enter_context(patch.object(train, "DataModule", module.DataModule))
+        if case == "ordinary_loader":
+            changes.enter_context(patch.object(loaders.ExactLoaders, "make_exact", leave_alone))
+        yield
 
 
 def run(*arguments: str) -> None:
-    sys.argv = ["train.py", *arguments]
+    """Run train.py; raise an error, with what it printed, if it ends with one."""
     output = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+    with (
+        patch.object(sys, "argv", ["train.py", *arguments]),
+        contextlib.redirect_stdout(output),
+        contextlib.redirect_stderr(output),
+    ):
+        try:
             train.main()
-    except SystemExit as end:
-        if end.code:
-            raise RuntimeError(f"{end.code}: {output.getvalue()}") from end
+        except SystemExit as end:
+            if end.code:
+                raise RuntimeError(f"{end.code}\n{output.getvalue()}") from end
 
 
 def result(folder: Path) -> dict:
-    """Return all that must come out equal."""
+    """Return all that must be equal: metrics.csv, and of each checkpoint all but where it lies."""
     found = {"metrics.csv": (folder / "metrics.csv").read_bytes()}
-    for name in ("last", "best"):
-        checkpoint = torch.load(folder / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+        if path.name == "previous.ckpt":
+            continue
+        checkpoint = torch.load(path, weights_only=True)
         for state in checkpoint.get("callbacks", {}).values():
             state.pop("current_score", None)  # ModelCheckpoint saves it, but does not load it
-        keys = {"state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"}
-        assert name == "best" or keys <= checkpoint.keys()
-        found |= {(name, key): checkpoint[key] for key in keys & checkpoint.keys()}
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "epoch", "global_step"):
+            if key in checkpoint:
+                found[f"{path.name} {key}"] = checkpoint[key]
+    assert "last.ckpt optimizer_states" in found
     return found
+
+
+def differences(expected: dict, found: dict) -> list[str]:
+    """Return the names of what is not equal bit for bit."""
+    different = sorted(expected.keys() ^ found.keys())
+    for name in expected.keys() & found.keys():
+        if not equal(expected[name], found[name]):
+            different.append(name)
+    return different
+
+
+def digest(weights: dict) -> str:
+    """Return a checksum of a model's weights."""
+    values = hashlib.sha256()
+    for name in sorted(weights):
+        values.update(weights[name].numpy().tobytes())
+    return values.hexdigest()
 
 
 def brute_force(case: str, root: Path) -> dict:
     """Train once with a copy of the run's folder at each step, then go on from each copy."""
-    flags = [f"--{key}={value}" for key, value in {**SMALL, **CASES[case]}.items()]
-    flags.append(f"--trainer.default_root_dir={root / case}")
-    copies, save = [], resume.Resume._save
+    file, settings = CASES[case]
+    flags = [f"--trainer.default_root_dir={root / case}"]
+    for name, value in {**SMALL, **OF_FILE.get(file, {}), **settings}.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        flags.append(f"--{name}={text}")
+    copies = []
+    save = resume.Resume.save
 
-    def save_and_copy(self, trainer):
-        save(self, trainer)
-        if self.training:
+    def save_and_copy(self, trainer, batch_idx):
+        save(self, trainer, batch_idx)
+        if batch_idx is not None:  # not at the end
             self.next_save = 0.0  # again before the next step
             copies.append(root / f"{case}-{len(copies)}")
-            shutil.copytree(self.run, copies[-1])
+            shutil.copytree(self.folder.path, copies[-1])
 
-    resume.Resume._save = save_and_copy
-    run(*flags)
-    resume.Resume._save = save
+    with patch.object(resume.Resume, "save", save_and_copy):
+        run(*flags)
     (folder,) = (root / case).iterdir()
     expected = result(folder)
     different = []
     for number, copy in enumerate(copies):
         shutil.rmtree(folder)
-        shutil.copytree(copy, folder)
+        copy.rename(folder)
         run("--resume", str(folder))
-        found = result(folder)
-        if parts := [str(key) for key in expected if not equal(expected[key], found[key])]:
-            different.append([number, parts])
-    weights = expected["last", "state_dict"]
-    digest = hashlib.sha256(b"".join(weights[name].numpy().tobytes() for name in sorted(weights))).hexdigest()
-    return {"points": len(copies), "different": different, "weights": digest}
+        names = differences(expected, result(folder))
+        if names:
+            different.append([number, names])
+    weights = digest(expected["last.ckpt state_dict"])
+    return {"points": len(copies), "different": different, "weights": weights}
+
+
+def main() -> None:
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    os.environ["WANDB_MODE"] = "disabled"
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as root, patch.object(training, "draw_learning_curves", draw_nothing):
+        for case in sys.argv[1:] or CASES:
+            with users_code(case):
+                answer = brute_force(case, Path(root))
+            print(json.dumps({"case": case, **answer}), flush=True)
 
 
 if __name__ == "__main__":
-    warnings.simplefilter("ignore")
-    os.environ["WANDB_MODE"] = "disabled"
-    torch.set_num_threads(1)
-    root = Path("brute").resolve()
-    # Pictures would take a third of the time.
-    dashboard.show_test = cli.draw_learning_curves = lambda *_: None
-    for case in sys.argv[1:] or CASES:
-        with changed(case):
-            print(json.dumps({"case": case, **brute_force(case, root)}), flush=True)
+    main()

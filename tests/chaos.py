@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,12 +28,11 @@ JOB += "--trainer.limit_val_batches 2 --trainer.log_every_n_steps 2 --trainer.ac
 def result(run: Path) -> dict:
     """Return all that must be the same however often a run was stopped."""
     found: dict = {"metrics.csv": (run / "metrics.csv").read_bytes()}
-    weights = ("state_dict", "epoch", "global_step")
-    for name, keys in {
-        "last.ckpt": (*weights, "optimizer_states", "lr_schedulers"),
-        "best.ckpt": weights,
-    }.items():
+    for name in ("last.ckpt", "best.ckpt"):
         checkpoint = torch.load(run / "checkpoints" / name, weights_only=True)
+        keys = ["state_dict", "epoch", "global_step"]
+        if name == "last.ckpt":
+            keys += ["optimizer_states", "lr_schedulers"]
         for key in keys:
             found[f"{name} {key}"] = checkpoint[key]
     return found
@@ -39,12 +40,18 @@ def result(run: Path) -> dict:
 
 def equal(a, b) -> bool:
     """Compare bit for bit, however deep."""
-    leaves, spec = tree_flatten(a)
-    others, other_spec = tree_flatten(b)
-    return spec == other_spec and all(
-        torch.equal(x, y) if isinstance(x, torch.Tensor) and isinstance(y, torch.Tensor) else x == y
-        for x, y in zip(leaves, others, strict=True)
-    )
+    leaves, structure = tree_flatten(a)
+    others, other_structure = tree_flatten(b)
+    if structure != other_structure:
+        return False
+    for leaf, other in zip(leaves, others, strict=True):
+        if isinstance(leaf, torch.Tensor) and isinstance(other, torch.Tensor):
+            same = torch.equal(leaf, other)
+        else:
+            same = leaf == other
+        if not same:
+            return False
+    return True
 
 
 def start(project: Path, home: Path, command: str, **options) -> subprocess.Popen:
@@ -62,47 +69,81 @@ def start(project: Path, home: Path, command: str, **options) -> subprocess.Pope
     )
 
 
-def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0):
-    """Yield (moment, signal, exit code, outcome) of each start, until `kills` were killed and all is done."""
+@dataclass
+class Start:
+    """What came of one start of the training."""
+
+    moment: str  # when it was killed
+    signal: str  # "-": it was left alone
+    code: int
+    outcome: str = ""  # of a training that is done: "equal", or what is different
+
+
+def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0) -> Iterator[Start]:
+    """Yield each start of a training, until `kills` of them were killed and the last one is done."""
+    save_often(project)
     draw = random.Random(seed)
     job = f"train.py {JOB} {flags} --trainer.default_root_dir"
     began = time.monotonic()
     process = start(project, home, f"{job} unharmed")
-    steps_began = wait_for_training(process, project / "unharmed") - began
+    before_first_step = wait_for_training(process, project / "unharmed") - began
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     duration = time.monotonic() - began
     expected = result(trained(project / "unharmed"))
 
-    killed = number = 0
+    killed = 0
+    number = 0
     while killed < kills:
         root = project / f"chaos-{number}"
-        code, number = None, number + 1
-        while code != 0:
+        number += 1
+        done = False
+        while not done:
             run = trained(root)
-            process = start(project, home, f"train.py --resume {run}" if run else f"{job} {root}")
-            # One in four at any moment, the others while it trains, saves, validates or tests.
-            anywhere = draw.random() < 0.25
-            moment = draw.uniform(0, duration) if anywhere else draw.uniform(0, duration - steps_began)
+            command = f"{job} {root}"
+            if run is not None:
+                command = f"train.py --resume {run}"
+            process = start(project, home, command)
             name = draw.choice(["SIGKILL", "SIGTERM", "SIGINT"])
-            if not anywhere:
+            # One in four at any moment, the others while it trains, saves, validates or tests.
+            if draw.random() < 0.25:
+                seconds = draw.uniform(0, duration)
+                moment = f"{seconds:.2f} s"
+            else:
+                seconds = draw.uniform(0, duration - before_first_step)
+                moment = f"training + {seconds:.2f} s"
                 wait_for_training(process, root)
+            if killed == kills:
+                seconds = 120
             try:
-                output = process.communicate(timeout=moment if killed < kills else 120)[0]
+                output = process.communicate(timeout=seconds)[0]
                 name = "-"
             except subprocess.TimeoutExpired:
                 killed += 1
                 os.killpg(process.pid, signal.Signals[name])
                 output = end(process)
-            code = process.returncode
-            assert code != 1, f"{name} after {moment:.2f} s:\n{output}"
-            different = (
-                [key for key, value in result(trained(root)).items() if not equal(value, expected[key])]
-                if code == 0
-                else []
-            )
-            outcome = f"different: {', '.join(different)}" if different else "equal" if code == 0 else ""
-            yield f"{'' if anywhere else 'training + '}{moment:.2f} s", name, code, outcome
+            assert process.returncode != 1, f"{name} after {moment}:\n{output}"
+            done = process.returncode == 0
+            outcome = ""
+            if done:
+                outcome = compared(result(trained(root)), expected)
+            yield Start(moment, name, process.returncode, outcome)
+
+
+def save_often(project: Path) -> None:
+    """Let a project save as often as it has time for, not every 30 seconds, so that kills meet a save."""
+    file = project / "my_project" / "harness" / "resume.py"
+    text = file.read_text(encoding="utf-8")
+    assert text.count("\nLEAST_SECONDS = 30 ") == 1
+    file.write_text(text.replace("\nLEAST_SECONDS = 30 ", "\nLEAST_SECONDS = 0 "), encoding="utf-8")
+
+
+def compared(found: dict, expected: dict) -> str:
+    """Return "equal", or the names of what is different."""
+    different = [name for name in expected if not equal(found[name], expected[name])]
+    if different:
+        return f"different: {', '.join(different)}"
+    return "equal"
 
 
 def wait_for_training(process: subprocess.Popen, root: Path) -> float:
@@ -127,7 +168,9 @@ def end(process: subprocess.Popen) -> str:
 
 def trained(root: Path) -> Path | None:
     """Return the run that has begun to train; others were killed before they had settings."""
-    return next((path.parent for path in root.glob("*/config.yaml")), None)
+    for config in root.glob("*/config.yaml"):
+        return config.parent
+    return None
 
 
 def main() -> None:
@@ -136,19 +179,19 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    flags = (
-        f"--trainer.devices {arguments.processes} --trainer.strategy ddp" if arguments.processes > 1 else ""
-    )
-    different = 0
+    flags = ""
+    if arguments.processes > 1:
+        flags = f"--trainer.devices {arguments.processes} --trainer.strategy ddp"
+    all_equal = True
     with tempfile.TemporaryDirectory() as folder:
-        project = generate(Path(folder))
+        home = Path(folder)
+        project = generate(home)
         print(f"{'moment':<18} {'signal':<8} {'exit':>5}  result")
-        for moment, name, code, outcome in chaos(
-            project, Path(folder), arguments.kills, flags, arguments.seed
-        ):
-            print(f"{moment:<18} {name:<8} {code:>5}  {outcome}", flush=True)
-            different += outcome.startswith("different")
-    sys.exit(different > 0)
+        for one in chaos(project, home, arguments.kills, flags, arguments.seed):
+            print(f"{one.moment:<18} {one.signal:<8} {one.code:>5}  {one.outcome}", flush=True)
+            if one.outcome not in ("", "equal"):
+                all_equal = False
+    sys.exit(not all_equal)
 
 
 def generate(folder: Path) -> Path:

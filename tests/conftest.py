@@ -9,18 +9,46 @@ from cookiecutter.main import cookiecutter
 
 TEMPLATE = Path(__file__).resolve().parents[1]
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
+TASKS = QUESTIONS["task"]
+LICENSES = QUESTIONS["license"]
+
+# These begin first, in this order: a long file that begins last keeps one worker busy and the others idle.
+LONGEST = [
+    "test_resume.py",
+    "test_scale.py",
+    "test_plain_lightning.py",
+    "test_faults.py",
+    "test_own_data.py",
+    "test_tasks.py",
+    "test_training.py",
+    "test_stuck.py",
+    "test_tracking.py",
+    "test_chaos.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    """Sort the tests by file, the longest first; `make test` keeps this order."""
+
+    def place(item) -> int:
+        name = item.path.name
+        return LONGEST.index(name) if name in LONGEST else len(LONGEST)
+
+    items.sort(key=place)
 
 
 @pytest.fixture(scope="session", autouse=True)
 def own_settings(tmp_path_factory):
     """Give git an identity and cookiecutter folders of its own, in this process and those it starts."""
     folder = tmp_path_factory.mktemp("settings")
-    git, cookies = folder / "gitconfig", folder / "cookiecutter.yaml"
+    git = folder / "gitconfig"
     git.write_text("[user]\n\tname = A Tester\n\temail = tester@example.org\n")
+    cookies = folder / "cookiecutter.yaml"
     cookies.write_text(f"replay_dir: {folder / 'replay'}\ncookiecutters_dir: {folder / 'templates'}\n")
     with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("GIT_")]:
-            patch.delenv(name)
+        for name in list(os.environ):
+            if name.startswith("GIT_"):
+                patch.delenv(name)
         patch.setenv("GIT_CONFIG_GLOBAL", str(git))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         patch.setenv("COOKIECUTTER_CONFIG", str(cookies))

@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import functools
+import gc
 import importlib
 import io
 import json
@@ -25,12 +26,13 @@ if shutil.which("unshare") is None or subprocess.run([*OFFLINE, "true"], capture
     OFFLINE = []
 LOOPBACK = ["sh", "-c", 'ip link set lo up 2>/dev/null; exec "$@"', "sh"]  # torch.distributed talks to itself
 
-# What takes longest to import, and reads nothing of a user's when it is.
+# What takes longest to import, and reads nothing of a user's when it is. Lightning comes before the rest.
 PRELOADED = [
     "lightning.pytorch.cli",
     "torchmetrics.classification",
     "sklearn.datasets",
     "sklearn.model_selection",
+    "wandb.apis.public",
 ]
 FORKS = sys.platform == "linux"
 
@@ -55,7 +57,7 @@ def environment(home: Path) -> dict[str, str]:
 
 def run(
     project: Path,
-    command: str,
+    command: str | list[str],
     *,
     home: Path,
     network: bool = False,
@@ -64,13 +66,15 @@ def run(
 ) -> Done:
     """Run `command`, which begins with the name of a script or `-m` and a module, in the folder of a project.
 
-    W&B's own commands run in a new Python, all others in a fork of one that is warm.
+    Give a list where a word holds a space. W&B's own commands run in a new Python, all others in a fork
+    of one that is warm.
     """
     settings = environment(home) | (variables or {})
-    if not command.startswith("-m wandb"):
-        return _run_job({"cwd": str(project), "env": settings, "command": command}, network, timeout)[0]
+    words = command.split() if isinstance(command, str) else command
+    if words[:2] != ["-m", "wandb"]:
+        return _run_job({"cwd": str(project), "env": settings, "words": words}, network, timeout)[0]
     done = subprocess.run(
-        [*wall(network), sys.executable, *command.split()],
+        [*wall(network), sys.executable, *words],
         cwd=project,
         env=settings,
         stdin=subprocess.DEVNULL,
@@ -85,8 +89,24 @@ def run_many(
     project: Path, commands: list[str], *, home: Path, variables: dict[str, str] | None = None
 ) -> list[Done]:
     """Run commands one after the other in one process, because importing lightning takes seconds."""
+    return run_in_turn([(project, command) for command in commands], home=home, variables=variables)
+
+
+def run_in_turn(
+    jobs: list[tuple[Path, str]],
+    *,
+    home: Path,
+    variables: dict[str, str] | None = None,
+    timeout: int = 560,
+) -> list[Done]:
+    """Run a command in each project, one after the other in one process.
+
+    Each command imports its project anew, so projects of the same name do not meet, and files may have
+    changed in between. What the libraries hold in memory stays.
+    """
     settings = environment(home) | (variables or {})
-    done, results = _run_job({"cwd": str(project), "env": settings, "commands": commands}, False, 560)
+    in_turn = [(str(project), command) for project, command in jobs]
+    done, results = _run_job({"cwd": str(home), "env": settings, "in turn": in_turn}, False, timeout)
     assert done.code == 0, done.err
     return [Done(**json.loads(line)) for line in results.splitlines()]
 
@@ -151,11 +171,15 @@ def _serve() -> dict:
     """Fork for each job that comes in; return it in the new process."""
     for name in PRELOADED:
         importlib.import_module(name)
+    media = Path(importlib.import_module("wandb.sdk.data_types._private").MEDIA_TMP.name)
+    gc.freeze()  # or each fork looks at all of it once more as it ends, for a second
     for line in sys.stdin:
-        if pid := os.fork():
+        pid = os.fork()
+        if pid:
             print(pid, flush=True)
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
         else:
+            media.mkdir(exist_ok=True)  # wandb made it as it was imported; each fork removes it as it ends
             return json.loads(line)
     sys.exit()
 
@@ -168,23 +192,26 @@ def _do(job: dict) -> None:
     os.chdir(job["cwd"])
     os.environ.clear()
     os.environ.update(job["env"])
-    if command := job.get("command"):
-        sys.argv = command.split()
-        if sys.argv[0] == "-m":
-            sys.path[0] = job["cwd"]
-            del sys.argv[0]
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        else:
-            sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
-            runpy.run_path(sys.argv[0], run_name="__main__")
-    else:
-        sys.path[0] = job["cwd"]
+    if "in turn" in job:
         with Path(results).open("w", encoding="utf-8") as file:
-            for line in job["commands"]:
-                print(json.dumps(vars(_in_this_process(line))), file=file)
+            for project, command in job["in turn"]:
+                result = _in_this_process(project, command)
+                print(json.dumps(vars(result)), file=file, flush=True)
+        return
+    sys.argv = job["words"]
+    if sys.argv[0] == "-m":
+        sys.path[0] = job["cwd"]
+        del sys.argv[0]
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+        runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def _in_this_process(command: str) -> Done:
+def _in_this_process(project: str, command: str) -> Done:
+    """Run a script as a new Python would; return what it left."""
+    os.chdir(project)
+    sys.path[0] = project
     sys.argv = command.split()
     out, err = io.StringIO(), io.StringIO()
     code = 0
@@ -201,7 +228,17 @@ def _in_this_process(command: str) -> Done:
         except BaseException:
             code = 1
             traceback.print_exc()
+    _forget(Path(project))
     return Done(code, out.getvalue(), err.getvalue())
+
+
+def _forget(project: Path) -> None:
+    """Take the modules of a project out of memory, so that the next import reads files."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and Path(file).is_relative_to(project):
+            del sys.modules[name]
+    importlib.invalidate_caches()
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 
@@ -55,8 +56,9 @@ def train(data: str, to: str, flags: str = "", epochs: int = 15) -> str:
 
 
 def run_of(folder: Path) -> Path:
-    (run,) = folder.iterdir()
-    return run
+    """Return the only run in a folder of runs, where W&B keeps its files as well."""
+    (config,) = folder.glob("*/config.yaml")
+    return config.parent
 
 
 def weights(run: Path, name: str = "last") -> dict[str, torch.Tensor]:
@@ -164,5 +166,72 @@ def test_a_run_does_not_need_what_it_started_from(project, pretrained, home):
     assert "Weights from" not in resumed.err
     assert evaluated.code == 0, evaluated.err
     assert narrow.code == 1
-    assert "no weights fit" in narrow.err
+    assert "no weights of --model.init_from" in narrow.err
     assert "Traceback" not in narrow.err
+
+
+def under_other_names(source: Path, target: Path, rename: Callable[[str], str]) -> Path:
+    """Write a copy of a checkpoint whose weights have other names."""
+    checkpoint = torch.load(source, weights_only=True)
+    names = checkpoint["state_dict"]
+    checkpoint["state_dict"] = {rename(name): value for name, value in names.items()}
+    torch.save(checkpoint, target)
+    return target
+
+
+RENAMED = {
+    "compiled": lambda name: name.replace("network.", "network._orig_mod."),
+    "bare": lambda name: name.removeprefix("network."),
+    "wrapped": lambda name: f"model.{name}",
+}
+
+
+def test_weights_are_found_under_other_names(project, pretrained, home):
+    """As torch.compile has changed them, and with a prefix more or less."""
+    best = pretrained / "checkpoints" / "best.ckpt"
+    commands = [f"evaluate.py {pretrained}"]
+    for kind, rename in RENAMED.items():
+        file = under_other_names(best, project / f"{kind}.ckpt", rename)
+        commands.append(train("low", kind, f"--model.init_from {file} --trainer.limit_train_batches 1", 1))
+        commands.append(f"evaluate.py {file} --data.path low")
+    expected, *others = run_many(project, commands, home=home)
+    assert expected.code == 0, expected.err
+    for started, evaluated in zip(others[::2], others[1::2], strict=True):
+        assert started.code == 0, started.err
+        assert "  skipped: nothing" in started.err
+        assert "  new:     nothing" in started.err
+        assert "  renamed: " in started.err
+        assert evaluated.out == expected.out, evaluated.err
+
+
+def test_freezing_works_with_any_schedule_and_says_what_it_needs(project, pretrained, home):
+    other = project.parent / "other"
+    shutil.copytree(project, other, ignore=shutil.ignore_patterns("runs", "scratch*", "tuned*"))
+    model = other / "my_project" / "model.py"
+    text = model.read_text()
+    schedule = (
+        "torch.optim.lr_scheduler.SequentialLR(optimizer, [torch.optim.lr_scheduler.LinearLR(optimizer), "
+        "torch.optim.lr_scheduler.ConstantLR(optimizer)], [5])"
+    )
+    assert text.count("torch.optim.lr_scheduler.LambdaLR(optimizer, factor)") == 1
+    model.write_text(text.replace("torch.optim.lr_scheduler.LambdaLR(optimizer, factor)", schedule))
+    command = train("high-0", "sequential", f"{LAYER} --model.init_from {pretrained}", epochs=3)
+    (done,) = run_many(other, [command], home=home)
+    assert done.code == 0, done.err
+    before, after = weights(pretrained, "best"), weights(run_of(other / "sequential"))
+    name = "network.backbone.0.0.weight"
+    assert not torch.equal(before[name], after[name])
+
+    model.write_text(text.replace("self._parameter_groups()", "self.network.head.parameters()"))
+    (left_out,) = run_many(other, [train("high-0", "left-out", LAYER, epochs=1)], home=home)
+    assert left_out.code == 1
+    assert "configure_optimizers leaves out network.backbone." in left_out.err
+    assert "Traceback" not in left_out.err
+
+    model.write_text(text)
+    network = other / "my_project" / "network.py"
+    network.write_text(network.read_text().replace("self.backbone", "self.trunk"))
+    (missing,) = run_many(other, [train("high-0", "trunk", f"{LAYER} --model.backbone_lr 1", 1)], home=home)
+    assert missing.code == 1
+    assert "FreezeBackbone needs Model.network.backbone" in missing.err
+    assert "Traceback" not in missing.err

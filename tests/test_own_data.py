@@ -208,7 +208,7 @@ def test_own_data_train_evaluate_and_predict(projects, home, task):
     for (flags, _, _, said), result in zip(WORKS[task], done, strict=True):
         assert result.code == 0, f"{flags}\n{result.err}"
         assert said in result.err + result.out
-    runs = sorted((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)[-len(done) :]
+    runs = all_runs(project)[-len(done) :]
     commands = []
     for (_, new, _, _), folder in zip(WORKS[task], runs, strict=True):
         commands.append(f"evaluate.py {folder}")
@@ -221,6 +221,12 @@ def test_own_data_train_evaluate_and_predict(projects, home, task):
             assert len(predictions(folder)) == count, flags
 
 
+def all_runs(project: Path) -> list[Path]:
+    """Return the folders of all runs, the newest last."""
+    settings = (project / "runs").glob("*/config.yaml")
+    return [path.parent for path in sorted(settings, key=lambda path: path.stat().st_mtime)]
+
+
 def predictions(folder: Path) -> list[str]:
     """Return what predict.py wrote."""
     with (folder / "predictions.csv").open(encoding="utf-8") as file:
@@ -230,39 +236,41 @@ def predictions(folder: Path) -> list[str]:
 MISTAKES = {
     "image": {
         "--data.path nowhere": ["no file or folder nowhere"],
-        "--data.path empty": ["empty holds no file"],
+        "--data.path empty": ["empty contains no file"],
         "--data.path single": ["one class", "cat"],
         "--data.path lonely": ["too few examples", "dog (1)"],
-        "--data.path hollow": ["hollow/dog is empty"],
-        "--data.path loose": ["loose/0.png lies in no folder of a class"],
+        "--data.path hollow": ["hollow/dog contains no file"],
+        "--data.path loose": ["loose/0.png is in no class folder"],
         "--data.path broken": ["broken/red/cut.jpg", "broken/red/note.png", "--data.skip_unreadable true"],
         "--data.path bomb": ["bomb/cat/0.png is not an image", "decompression bomb"],
         "--data.path archive.zip": ["archive.zip does not end in .csv"],
         "--data.path float": ["float/cat/0.tiff", "32 bits"],
         "--data.path my_images/": ["there is no file or folder my_images/"],
-        "--data.path script": ["script holds no file"],
+        "--data.path script": ["script contains no file"],
         "--data.path script/script.py": ["script/script.py does not end in"],
-        "--data.path names.csv": ["names.csv holds no images"],
-        "--data.path named.parquet": ["/etc/passwd is not in the table"],
-        "--data.path unseen": ["new", "in the val split", "red"],
+        "--data.path names.csv": ["names.csv contains no images"],
+        "--data.path named.parquet": ["refers to /etc/passwd but does not contain it"],
+        "--data.path unseen": ["'new'", "in the validation split", "red"],
         "--data.path config.yaml": ["config.yaml", ".parquet"],
-        "--data.path split --data.fold 0": ["fold 0", "test split of its own"],
-        "--data.fold 5": ["fold 5 of num_folds 5"],
-        "--data.prefetch_factor 2": ["do not fit together", "prefetch_factor"],
-        "--data.persistent_workers true": ["do not fit together", "persistent_workers"],
-        "--data.timeout 5": ["do not fit together", "num_workers"],
-        "--data.path mixed --data.drop_last true": ["drop_last", "batches of 64"],
-        "--data.num_workers -1": ["do not fit together", "num_workers"],
+        "--data.path split --data.fold 0": ["data.fold 0", "test split of their own"],
+        "--data.fold 5": ["data.fold must be 0 to 4", "got 5"],
+        "--data.prefetch_factor 2": ["data.prefetch_factor", "data.num_workers above 0"],
+        "--data.persistent_workers true": ["data.persistent_workers", "data.num_workers above 0"],
+        "--data.timeout 5": ["data.timeout", "data.num_workers above 0"],
+        "--data.path mixed --data.drop_last true": ["data.drop_last", "data.batch_size is 64", "16 examples"],
+        "--data.num_workers -1": ["data.num_workers must be 0 or more", "-1"],
+        "--data.batch_size 0": ["data.batch_size must be at least 1"],
+        "--data.val_share 0.9": ["data.val_share + data.test_share must be below 1", "0.9 and 0.2"],
     },
     "text": {
-        "--data.path no_label.csv": ["--data.target", "choose from text"],
+        "--data.path no_label.csv": ["--data.target", "one of text"],
         "--data.path texts.csv --data.target lable": ["no column lable", "text, label"],
         "--data.path named.csv --data.target language": ["--data.text_column", "phrase, language"],
         "--data.path latin1.csv": ["latin1.csv, line 3", "UTF-8"],
         "--data.path gap.csv": ["gap.csv, row 6: label is missing"],
         "--data.path no_text.csv": ["no_text.csv, row 4: text is missing"],
-        "--data.path header.csv": ["header.csv", "it holds no row"],
-        "--data.path broken.jsonl": ["cannot read broken.jsonl"],
+        "--data.path header.csv": ["header.csv", "contains no row"],
+        "--data.path broken.jsonl": ["broken.jsonl cannot be read"],
         "--data.path nowhere.csv": ["nowhere.csv"],
     },
     "audio": {
@@ -325,7 +333,7 @@ def test_a_checkpoint_needs_no_data_set(projects, home):
     (trained,) = run_many(project, commands, home=home)
     assert trained.code == 0, trained.err
     (project / "gone.csv").unlink()
-    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = all_runs(project)[-1]
     good, narrow, gap, words = run_many(
         project,
         [f"predict.py {folder} {new}" for new in ("new.csv", "narrow.csv", "gap.csv", "words.csv")],
@@ -354,21 +362,21 @@ def test_a_test_of_other_data_says_so(projects, home):
     train = "train.py --data.path grown.csv --data.target kind --trainer.max_epochs 1"
     (trained,) = run_many(project, [train], home=home)
     assert trained.code == 0, trained.err
-    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = all_runs(project)[-1]
     (same,) = run_many(project, [f"evaluate.py {folder}"], home=home)
-    assert "warning" not in same.err
+    assert "warning: the data" not in same.err
     table = pd.read_csv(project / "grown.csv")
     pd.concat([table, table.head(10)]).to_csv(project / "grown.csv", index=False)
     (other,) = run_many(project, [f"evaluate.py {folder}"], home=home)
     assert other.code == 0, other.err
-    assert "warning: the data are not those of the training" in other.err
+    assert "warning: the data changed since training" in other.err
 
 
 def test_nothing_to_predict_is_said(projects, home):
     project = projects["text"]
     (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
     assert trained.code == 0, trained.err
-    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = all_runs(project)[-1]
     commands = [f"predict.py {folder} nothing.txt", f"predict.py {folder} new.txt --output ."]
     nothing, at_a_folder = run_many(project, commands, home=home)
     assert_one_line(nothing, ["nothing to predict", "nothing.txt"])
@@ -378,7 +386,7 @@ def test_nothing_to_predict_is_said(projects, home):
 def test_new_texts_that_are_not_utf8_are_named(projects, home):
     project = projects["text"]
     (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
-    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = all_runs(project)[-1]
     (done,) = run_many(project, [f"predict.py {folder} latin1.txt"], home=home)
     assert trained.code == 0
     assert_one_line(done, ["latin1.txt", "UTF-8"])
@@ -390,7 +398,7 @@ def test_a_file_that_goes_bad_later_is_named(projects, home):
     flags = "--data.path mixed --data.num_workers 1"
     (trained,) = run_many(project, [f"train.py {TINY} {flags}"], home=home)
     assert trained.code == 0, trained.err
-    folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    folder = all_runs(project)[-1]
     (done,) = run_many(project, [f"predict.py {folder} mixed broken/red/note.png"], home=home)
     assert_one_line(done, ["error: broken/red/note.png is not an image"])
 
@@ -404,7 +412,7 @@ def test_a_changed_file_is_read_again(projects, home):
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         (done,) = run_many(project, [f"train.py {TINY} --data.path {file.name}"], home=home)
         assert done.code == 0, done.err
-        folder = max((project / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+        folder = all_runs(project)[-1]
         (predicted,) = run_many(project, [f"predict.py {folder} {file.name}"], home=home)
         assert predicted.code == 0, predicted.err
         assert set(predictions(folder)) <= set(classes)

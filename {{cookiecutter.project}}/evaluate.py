@@ -1,18 +1,29 @@
-"""Test a run's best checkpoint, or any checkpoint, on one device: `python evaluate.py runs/<id>`."""
+"""Test a trained model: `python evaluate.py runs/<id>`, with any setting, such as --data.path new/."""
 
-import argparse
+from pathlib import Path
 
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness import errors, run
+from {{ cookiecutter.__package }}.harness.errors import UserError, one_line_errors
+from {{ cookiecutter.__package }}.harness.inference import TrainedRun
 from {{ cookiecutter.__package }}.model import Model
 
 
-@errors.one_line_errors()
+@one_line_errors()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("checkpoint", help="runs/<id>, or a .ckpt file")
-    checkpoint = run.find_checkpoint(parser.parse_args().checkpoint)
-    run.inference_trainer().test(run.load(Model, checkpoint), run.load(DataModule, checkpoint))
+    """Run the test, or where there is none the validation; Lightning prints the metrics."""
+    run = TrainedRun(Model, DataModule, Path(__file__).parent)
+    if run.inputs:
+        raise UserError(f"evaluate.py takes one run (got {' '.join(run.inputs)} as well); see --data.path")
+    missing = [hook for hook in ("test_step", "test_dataloader") if not run.has(hook)]
+    if not missing:
+        metrics = run.loop(run.trainer.test, run.datamodule)
+    elif run.has("validation_step") and run.has("val_dataloader"):
+        print(f"your code has no {' and no '.join(missing)}, so this is the validation, not a test")
+        metrics = run.loop(run.trainer.validate, run.datamodule)
+    else:
+        raise UserError(f"there is nothing to test: your code has no {' and no '.join(missing)}")
+    if not any(metrics):
+        print("all batches went through, but the model logs no metric")
 
 
 if __name__ == "__main__":

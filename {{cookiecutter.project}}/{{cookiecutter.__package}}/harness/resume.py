@@ -1,240 +1,338 @@
 """Go on where a run stopped, bit for bit as if it had never stopped.
 
-No random state is saved. The order of the data is a function of (seed, epoch); the draws that load a batch
-(augmentation) and those of its step (dropout) are functions of (seed, epoch, batch, rank), however many
-workers load them: `ExactLoader` sees to that. `Resume` saves between two batches: every ten minutes, sooner
-where that takes less than half a percent of the time, at SIGTERM and at Ctrl-C.
+A run is saved between two batches: every ten minutes, sooner where that takes less than half a percent of
+the time but at most every 30 seconds, and when a signal asks it to stop. `loaders.py` makes what is drawn
+a function of the place, so it does not matter when that is.
 """
 
 import os
-import random
 import signal
 import sys
 import time
-import zlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning import Callback, LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from . import private
+from .checkpoints import WholeCheckpoints
 from .errors import UserError
-from .run import WholeCheckpoints, refuse_full_disk, refuse_nan, resume_command, whole_file
+from .folder import RunFolder, refuse_full_disk, resume_command, whole_file
+from .loaders import ExactLoaders, checksum, set_seed_everywhere
+from .signals import Signals
+from .stopping import reason_of_end
+from .tracking import Tracking
 
-
-def set_seed(*key: int | str) -> int:
-    """Make what is drawn next a function of `key`, a hundred times faster than `torch.manual_seed`."""
-    seed = zlib.crc32(repr(key).encode())
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
-    return seed
-
-
-class BatchOrder:
-    """Yield an epoch's lists of indices, from batch `start` on, each with the key of its draws."""
-
-    def __init__(self, batch_sampler, seed: int, rank: int):
-        self.batch_sampler, self.seed, self.rank, self.epoch, self.start = batch_sampler, seed, rank, 0, 0
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self):
-        set_seed("order", self.seed, self.epoch)
-        for number, indices in enumerate(self.batch_sampler):
-            if number >= self.start:
-                yield ("load", self.seed, self.epoch, number, self.rank), indices
-
-
-class SeededDataset(Dataset):
-    """Load each batch with its own draws, whichever worker does it."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, batch: tuple[tuple, list[int]]):
-        key, indices = batch
-        set_seed(*key)
-        together = getattr(self.dataset, "__getitems__", None)
-        return together(indices) if together else [self.dataset[i] for i in indices]
-
-
-class ExactLoader(DataLoader):
-    """A DataLoader like `loader` that goes on at the trainer's epoch and batch, and seeds each step."""
-
-    def __init__(self, loader: DataLoader, trainer: Trainer, seed: int):
-        order = BatchOrder(loader.batch_sampler, seed, trainer.global_rank)
-        vars(self).update(vars(loader), dataset=SeededDataset(loader.dataset), batch_sampler=order)
-        self.trainer, self.worker_init_fn = trainer, partial(start_worker, loader.worker_init_fn)
-
-    def __iter__(self):
-        order, trainer = self.batch_sampler, self.trainer
-        done = trainer.fit_loop.epoch_loop.batch_progress.current.completed if trainer.training else 0
-        order.epoch, order.start = trainer.current_epoch, done % len(self)
-        if hasattr(self.sampler, "set_epoch"):  # Lightning's, if there are several processes
-            self.sampler.set_epoch(order.epoch)
-        for number, batch in enumerate(super().__iter__(), done):
-            seed_step(trainer, order.seed, order.epoch, number, order.rank)
-            self.batch = batch
-            yield batch
-
-    state_dict = load_state_dict = lambda self, *_: None  # tells Lightning that it can go on within an epoch
-
-
-def seed_step(trainer: Trainer, *key: int) -> None:
-    """Make what a step draws, on whichever device, a function of `key`."""
-    seed = set_seed("step", *key)
-    if trainer.strategy.root_device.type != "cpu":
-        torch.get_device_module(trainer.strategy.root_device).manual_seed(seed)
-
-
-def start_worker(worker_init_fn, number: int) -> None:
-    """Leave signals, which may reach the whole process group, to the main process: it ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: hasattr(signal, "alarm") and signal.alarm(10))  # not on Windows
-    if worker_init_fn:
-        worker_init_fn(number)
-
-
-def checksum(batch) -> int:
-    """Return a checksum of the tensors in a batch."""
-    tensors = [leaf.cpu().flatten() for leaf in tree_leaves(batch) if isinstance(leaf, torch.Tensor)]
-    return zlib.crc32(b"".join(tensor.view(torch.uint8).numpy().tobytes() for tensor in tensors))
+LEAST_SECONDS = 30  # between two checkpoints
+MOST_SECONDS = 600
+SHARE_OF_TIME = 1 / 200  # that saving may take
 
 
 class Resume(Callback):
-    """Save a run so that it can go on, and go on. The first callback, so that no other has begun a step."""
+    """Begin a run, save it so that it can go on, and go on. The first callback: no other has begun a step.
 
-    def __init__(self, run: Path, seed: int, settings: str):
-        self.run, self.seed, self.settings = run, seed, settings
-        self.loader: Any = None
-        self.resumed: dict = {}
-        self.logged: dict = {}
-        self.training, self.saving, self.signum, self.next_save = False, False, 0, 0.0
+    Args:
+        folder: The run's folder, made before the first step.
+        settings: All settings as YAML, for its config.yaml.
+        lasts_longer: Whether the settings let a run go on that had ended.
+
+    Attributes:
+        next_save: When, on the clock of `time.monotonic`, the run is saved before the next step.
+        began: Whether a step was done.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        settings: str,
+        loaders: ExactLoaders,
+        signals: Signals,
+        tracking: Tracking,
+        lasts_longer: bool,
+    ):
+        self.folder = folder
+        self.settings = settings
+        self.loaders = loaders
+        self.signals = signals
+        self.tracking = tracking
+        self.lasts_longer = lasts_longer
+        self.next_save = 0.0
+        self.began = False
+        self.ready = False
+        self.saving = False
+        self.repeatable = True  # a batch that is loaded again is the same
+        self.saved: dict[str, Any] = {}  # what a checkpoint says of the place to go on from
+        self.sums: dict[str, dict] = {}  # what `self.log` had added up, until it is logged again
+        self.rates: list[float] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self.run = Path(trainer.strategy.broadcast(str(self.run)))  # the id was drawn by each process
-        trainer.strategy.checkpoint_io = WholeCheckpoints()
-        # Called for each loader, after Lightning has divided its data among the processes.
-        trainer.strategy.process_dataloader = partial(self._make_exact, trainer)
+        folder = Path(trainer.strategy.broadcast(str(self.folder.path)))  # each process drew an id
+        self.folder.path = folder
+        trainer.strategy.checkpoint_io = WholeCheckpoints(pl_module)
 
-    def _make_exact(self, trainer: Trainer, loader):
-        usual = isinstance(loader, DataLoader) and not isinstance(loader.dataset, IterableDataset)
-        if usual and loader.batch_sampler is not None and not hasattr(loader, "state_dict"):
-            loader = ExactLoader(loader, trainer, self.seed)  # of others, but a StreamLoader, Lightning warns
-        if trainer.training and hasattr(loader, "trainer"):
-            self.loader = loader
-        return loader
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note the place to go on from, before Lightning makes the loaders."""
+        saved = checkpoint.get("resume")
+        if saved is None or not trainer.training:
+            return
+        processes = len(saved["processes"])
+        if processes != trainer.world_size:
+            raise UserError(
+                f"this run was started with {processes} process(es); resume it with "
+                f"--trainer.devices {processes} (got {trainer.world_size})"
+            )
+        self.saved = saved
+        trainer.should_stop = saved["should_stop"] and not self.lasts_longer
+        if saved["within_epoch"]:
+            self.loaders.epoch = checkpoint["epoch"]
+            self.loaders.start = saved["batches"]
+            self.loaders.states = saved["processes"][trainer.global_rank]["data_sets"]
+        if trainer.is_global_zero:
+            self.cut_metrics(saved["size_of_metrics"])
 
-    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        if trainer.training and "resume" in checkpoint:  # not that of one of Lightning's finders
-            self.resumed = checkpoint["resume"]
-            trainer.should_stop = self.resumed["should_stop"]
-            if (count := len(self.resumed["ranks"])) != trainer.world_size:
-                raise UserError(f"the run has {count} processes, not {trainer.world_size}: set devices so")
-            if trainer.is_global_zero:
-                os.truncate(self.run / "metrics.csv", self.resumed["metrics_size"])
+    def cut_metrics(self, size: int) -> None:
+        """Cut off the rows of metrics.csv that will be written again."""
+        file = self.folder.path / "metrics.csv"
+        left = file.stat().st_size if file.exists() else 0
+        if left < size:
+            print(f"warning: {file} has lost rows; it goes on from what is left", file=sys.stderr)
+        elif left > size:
+            os.truncate(file, size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.resumed:
-            self._restore(trainer, pl_module, **self.resumed["ranks"][trainer.global_rank])
-        if trainer.is_global_zero:
-            refuse_full_disk(self.run, pl_module)
-            with whole_file(self.run / "config.yaml") as file:  # nothing can refuse these settings any more
-                file.write(self.settings.encode())
-        self.training = True
-        self.listen()
+        set_seed_everywhere(trainer, "training", self.loaders.seed)
+        self.rates = learning_rates(trainer)
+        every = trainer.reload_dataloaders_every_n_epochs
+        if every and self.saved:
+            private.set_reload_epochs(trainer, -every)  # Lightning may have made them for epoch 0
 
-    def _restore(self, trainer: Trainer, model: LightningModule, batch: int, metrics: dict, logged: dict):
-        # Equal twice and yet not what it was: other data. Different each time: draws that are not seeded.
-        found = {checksum(next(iter(self.loader))) for _ in range(2)} if batch else {batch}
-        if len(found) == 1 and found != {batch}:
-            raise UserError(f"the data or their split are not what they were in {self.run}: start a new run")
-        iter(trainer.fit_loop._data_fetcher)  # of a stream it has the first batch already
-        trainer.callback_metrics.update(self.resumed["callback_metrics"])
-        for name, metric in model.named_modules():
-            for state, value in metrics.get(name, {}).items():
-                setattr(metric, state, move_data_to_device(value, metric.device))
-        self.logged = logged
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        set_seed_everywhere(trainer, "epoch", self.loaders.seed, trainer.current_epoch)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch, batch_idx: int):
-        trainer.fit_loop._restarting = False  # or ReduceLROnPlateau would miss a step
-        due = bool(self.signum) or time.monotonic() > self.next_save
-        whole_step = batch_idx % trainer.accumulate_grad_batches == 0  # gradients are not saved
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if not self.ready:
+            self.begin(trainer, pl_module)
+        due = bool(self.signals.received) or time.monotonic() > self.next_save
+        whole_step = batch_idx % trainer.accumulate_grad_batches == 0
         if whole_step and trainer.strategy.reduce_boolean_decision(due, all=False):
-            self._save(trainer)
+            self.save(trainer, batch_idx)
+        place = self.loaders.seed, trainer.current_epoch, batch_idx, trainer.global_rank
+        set_seed_everywhere(trainer, "step", *place)
 
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
-        results = trainer.fit_loop.epoch_loop._results
-        for name in self.logged.keys() & results.keys():  # what `self.log` had added up
-            result, meta = results[name], results[name].meta
-            add = meta.reduce_fx if meta.is_max_reduction or meta.is_min_reduction else torch.add
-            for state, value in self.logged.pop(name).items():
+    def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Do what comes before the first step: go on from the place that was saved, open what records."""
+        self.ready = True
+        every = trainer.reload_dataloaders_every_n_epochs
+        if every:
+            private.set_reload_epochs(trainer, trainer.current_epoch // every * every)
+        if self.saved.get("within_epoch"):
+            self.go_on(trainer, pl_module)
+        else:
+            self.say_if_not_repeatable(trainer)
+        if trainer.is_global_zero:
+            self.folder.claim()
+            refuse_full_disk(self.folder.path, pl_module)
+            with whole_file(self.folder.path / "config.yaml") as file:
+                file.write(self.settings.encode())
+            self.folder.note(finished=False)
+        self.tracking.open()
+
+    def go_on(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Bring back what Lightning does not: metrics of the running epoch, gradients, hooks, counters."""
+        mine = self.saved["processes"][trainer.global_rank]
+        self.repeatable = mine["batch"] is not None
+        self.refuse_other_data(mine["batch"], self.checksum(trainer))
+        private.not_restarting(trainer)
+        set_seed_everywhere(trainer, "epoch", self.loaders.seed, trainer.current_epoch)
+        private.call_hook(trainer, "on_train_epoch_start", skip=self)
+        private.set_logged_steps(trainer, self.saved["logged_steps"])
+        trainer.callback_metrics.update(self.saved["callback_metrics"])
+        for name, metric in pl_module.named_modules():
+            if name in mine["metrics"]:
+                restore_metric(metric, mine["metrics"][name])
+        for name, parameter in pl_module.named_parameters():
+            if name in mine["gradients"]:
+                parameter.grad = mine["gradients"][name].to(parameter.device)
+        self.sums = mine["sums"]
+
+    def say_if_not_repeatable(self, trainer: Trainer) -> None:
+        """Say that a resumed run will not be exact if time decides, or a batch loaded again is another one."""
+        if trainer.val_check_interval is None:
+            rank_zero_info("validation follows the clock, so a resumed run will not be exact")
+        for loader in self.loaders.training_loaders(trainer):
+            again = loader.load_again()
+            if again is not None and checksum(again) != loader.first:
+                self.repeatable = False
+                rank_zero_info(
+                    "the data draw from a random generator of their own, so a resumed run will not be exact: "
+                    "draw with torch, numpy.random or random"
+                )
+                return
+
+    def refuse_other_data(self, expected: int | None, found: int) -> None:
+        """Raise a UserError if the first batch is not the one that the run was stopped at."""
+        if expected is not None and found != expected:
+            raise UserError(
+                "the first batch differs from the one at the checkpoint: the data, their split, or the code "
+                "that reads them changed; put them back, or start a new run from its weights: "
+                f"--model.init_from {self.folder.path}"
+            )
+
+    def checksum(self, trainer: Trainer) -> int:
+        """Return a checksum of the batches that the training loaders have read last."""
+        return checksum([loader.batch for loader in self.loaders.training_loaders(trainer)])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.began = True
+        if self.sums:
+            self.add_sums(trainer)
+        if self.lasts_longer:
+            self.say_if_rates_rise(trainer)
+
+    def add_sums(self, trainer: Trainer) -> None:
+        """Add what `self.log` had added up before the run was stopped to what it logs of the epoch now."""
+        for name, result in private.epoch_sums(trainer).items():
+            for state, value in self.sums.pop(name, {}).items():
+                add = torch.add
+                if result.meta.is_max_reduction or result.meta.is_min_reduction:
+                    add = result.meta.reduce_fx
                 setattr(result, state, add(getattr(result, state), value.to(result.device)))
 
+    def say_if_rates_rise(self, trainer: Trainer) -> None:
+        """Say that a schedule which had ended begins again, once."""
+        for before, now in zip(self.rates, learning_rates(trainer), strict=False):
+            if now > 1.01 * before:
+                rank_zero_info(
+                    f"the learning rate rises again, from {before:.2g} to {now:.2g}: its schedule now spans "
+                    "the longer training; a new run with --model.init_from can have one of its own"
+                )
+                break
+        self.lasts_longer = False
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.num_training_batches == 0:
+            raise UserError(f"there is no batch to train on: {description_of_loaders(trainer)}")
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.training = False
-        self._save(trainer)
+        self.ready = False
+        if trainer.is_global_zero:
+            self.folder.note(training=reason_of_end(trainer))
+        self.save(trainer, None)
 
-    def _save(self, trainer: Trainer) -> None:
-        leave = trainer.strategy.reduce_boolean_decision(bool(self.signum), all=False)
-        start, self.saving = time.monotonic(), True
-        trainer.save_checkpoint(self.run / "checkpoints" / "last.ckpt", weights_only=False)
-        end, self.saving = time.monotonic(), False
-        self.next_save = end + min(600, 200 * (end - start))
+    def save(self, trainer: Trainer, batch_idx: int | None) -> None:
+        """Save the run before a batch, or after the last; leave if a signal asked for it."""
+        leave = trainer.strategy.reduce_boolean_decision(bool(self.signals.received), all=False)
+        start = time.monotonic()
+        self.saving = True
+        self.batch_idx = batch_idx
+        trainer.save_checkpoint(self.folder.path / "checkpoints" / "last.ckpt", weights_only=False)
+        self.saving = False
+        end = time.monotonic()
+        pause = (end - start) / SHARE_OF_TIME
+        self.next_save = end + min(MOST_SECONDS, max(LEAST_SECONDS, pause))
         if leave:
-            rank_zero_info(f"\nstopped at step {trainer.global_step}; go on: {resume_command(self.run)}")
-            # Lightning kills the main process if another one fails.
-            sys.exit(128 + (self.signum or signal.SIGTERM) if trainer.is_global_zero else 0)
+            go_on = resume_command(self.folder.path)
+            rank_zero_info(f"\nstopped at step {trainer.global_step}; continue: {go_on}")
+            if not trainer.is_global_zero:
+                sys.exit(0)  # Lightning kills the main process if another one fails
+            sys.exit(128 + (self.signals.received or signal.SIGTERM))
 
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict) -> None:
-        refuse_nan(trainer, self.run)
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         if not self.saving:
             return
-        results = trainer.fit_loop.epoch_loop._results
-        metrics = {name: m for name, m in pl_module.named_modules() if isinstance(m, Metric)}
-        mine = {
-            "batch": checksum(self.loader.batch) if self.training and self.loader is not None else 0,
-            "metrics": {n: {"_update_count": m._update_count, **m.metric_state} for n, m in metrics.items()},
-            "logged": {n: r.metric_state for n, r in results.items() if r.is_tensor and not r.has_reset},
-        }
-        ranks = [move_data_to_device(mine, "cpu")] * trainer.world_size
+        within_epoch = self.batch_idx is not None
+        mine = self.state_of_process(trainer, pl_module, within_epoch)
+        processes = [mine]
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(ranks, ranks[0])
-        checkpoint["resume"] = {"ranks": ranks, "should_stop": trainer.should_stop}
-        checkpoint["resume"]["callback_metrics"] = dict(trainer.callback_metrics)
-        if trainer.is_global_zero:
-            with (self.run / "metrics.csv").open("ab") as file:
-                os.fsync(file.fileno())
-                checkpoint["resume"]["metrics_size"] = file.tell()
-        if self.training:  # Lightning has counted the batch that is to come
-            loops = checkpoint["loops"]["fit_loop"]
-            loops["epoch_loop.batch_progress"]["is_last_batch"] = False
-            if not trainer.fit_loop._should_accumulate():
-                loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+            processes = [{} for _ in range(trainer.world_size)]
+            torch.distributed.all_gather_object(processes, mine)
+        checkpoint["resume"] = {
+            "within_epoch": within_epoch,
+            "batches": self.batch_idx or 0,
+            "logged_steps": private.logged_steps(trainer),
+            "should_stop": trainer.should_stop,
+            "callback_metrics": dict(trainer.callback_metrics),
+            "size_of_metrics": self.size_of_metrics() if trainer.is_global_zero else 0,
+            "processes": processes,
+        }
+        if within_epoch:  # Lightning has fetched the batch that is to come
+            checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["is_last_batch"] = False
 
-    def listen(self, *_) -> None:
-        """Hear signals instead of Lightning, which would not save, or not stop."""
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+    def state_of_process(self, trainer: Trainer, pl_module: LightningModule, within_epoch: bool) -> dict:
+        """Return what this process has that Lightning does not save, on the CPU."""
+        metrics = {}
+        for name, metric in pl_module.named_modules():
+            if isinstance(metric, Metric):
+                metrics[name] = {"update_count": metric.update_count, **metric.metric_state}
+        sums = {}
+        for name, result in private.epoch_sums(trainer).items():
+            if not private.was_reset(result):
+                sums[name] = result.metric_state
+        gradients = {}
+        if not pl_module.automatic_optimization:  # it may add them up over batches in its own way
+            for name, parameter in pl_module.named_parameters():
+                if parameter.grad is not None:
+                    gradients[name] = parameter.grad
+        state = {
+            "batch": self.checksum(trainer) if within_epoch and self.repeatable else None,
+            "data_sets": [],
+            "metrics": metrics,
+            "sums": sums,
+            "gradients": gradients,
+        }
+        if within_epoch:
+            for loader in self.loaders.training_loaders(trainer):
+                state["data_sets"].append(getattr(loader, "states", {}).get(self.batch_idx))
+        return move_data_to_device(state, "cpu")
 
-    on_sanity_check_start = on_test_start = listen
+    def size_of_metrics(self) -> int:
+        """Return the size of metrics.csv, all of which is on the disk then."""
+        file = self.folder.path / "metrics.csv"
+        if not file.exists():
+            return 0
+        with file.open("ab") as metrics:
+            os.fsync(metrics.fileno())
+            return metrics.tell()
 
-    def _on_signal(self, signum: int, frame) -> None:
-        signal.signal(signum, signal.SIG_DFL)  # a second one ends the run at once
-        self.signum = signum
-        if not self.training:
-            if rank_zero_only.rank == 0 and (self.run / "config.yaml").exists():
-                os.write(2, f"\nstopped; go on: {resume_command(self.run)}\n".encode())  # print may not
-            sys.exit(128 + signum)
+
+def description_of_loaders(trainer: Trainer) -> str:
+    """Return what makes the number of batches of the training loaders."""
+    found = []
+    for loader in CombinedLoader(trainer.train_dataloader).flattened:
+        if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
+            examples = len(loader.dataset) // trainer.world_size
+            found.append(
+                f"{examples} examples in each process, batch_size {loader.batch_size}, "
+                f"drop_last {loader.drop_last}"
+            )
+    return "; ".join(found) or "the training loader is empty"
+
+
+def learning_rates(trainer: Trainer) -> list[float]:
+    """Return the learning rate of each group of parameters."""
+    rates = []
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            rates.append(float(group["lr"]))
+    return rates
+
+
+def restore_metric(metric: Any, state: dict[str, Any]) -> None:
+    """Give a metric of torchmetrics the state that it had."""
+    state = dict(state)
+    private.set_update_count(metric, state.pop("update_count"))
+    for name, value in state.items():
+        setattr(metric, name, move_data_to_device(value, metric.device))

@@ -1,169 +1,413 @@
 """Weights & Biases, online or offline, and `metrics.csv` beside it."""
 
 import csv
+import multiprocessing
 import os
-from collections.abc import Iterator
+import re
+import shutil
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import wandb
-from lightning import LightningModule
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from torch.nn.parameter import is_lazy
 
-from .run import command
+from .errors import UserError
+from .folder import command
 
 INIT = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # arguments of wandb.init
 STEP = "trainer/global_step"  # WandbLogger logs it with everything
-LOST = wandb.errors.Error, OSError  # W&B's own process was killed, its disk is full, its server gone
+LOST = (wandb.errors.Error, OSError)  # W&B's own process was killed, its disk is full, its server gone
 
 
 class MetricsFile(Logger):
-    """Append each value, but no times, so that equal runs have equal files, to the run's `metrics.csv`."""
+    """Append what is logged to the run's `metrics.csv`, one row for each step and name.
 
-    name = version = None
+    A value is left out if its name has a row of this step or a later one: Lightning adds `epoch` to
+    everything that it logs, and numbers what is logged at validation steps from 0 in each epoch.
+    Times are left out as well, so that equal runs have equal files.
+    """
 
-    def __init__(self, run: Path):
+    def __init__(self, folder: Path):
         super().__init__()
-        self.path = run / "metrics.csv"
-        self.version = run.name  # the progress bar shows its end
+        self.path = folder / "metrics.csv"
+        self.last_steps: dict[str, int] | None = None  # of each name
+
+    @property
+    def name(self) -> None:
+        """The name of a project: none."""
+        return None
+
+    @property
+    def version(self) -> str:
+        """The id of the run, whose end the progress bar shows."""
+        return self.path.parent.name
 
     @rank_zero_only
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        rows = [[step, name, value] for name, value in metrics.items() if not name.startswith("time/")]
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Append a row for each number; what has no step cannot be put into a row."""
+        if step is None:
+            return
+        if self.last_steps is None:
+            self.last_steps = {}
+            remove_broken_row(self.path)
+            for old_step, name, _ in read_metrics(self.path):
+                self.last_steps[name] = old_step
+        rows = []
+        for name, value in metrics.items():
+            is_new = step > self.last_steps.get(name, -1)
+            if is_new and isinstance(value, Real) and not name.startswith("time/"):
+                rows.append([step, name, value])
+                self.last_steps[name] = step
+        if not rows:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            header = [] if file.tell() else [["step", "name", "value"]]
-            csv.writer(file, lineterminator="\n").writerows([*header, *rows])
+            writer = csv.writer(file, lineterminator="\n")
+            if file.tell() == 0:
+                writer.writerow(["step", "name", "value"])
+            writer.writerows(rows)
 
-    def log_hyperparams(self, *args, **kwargs) -> None:
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the run's `config.yaml` has them."""
 
 
+def read_metrics(file: Path) -> Iterator[tuple[int, str, float]]:
+    """Yield step, name and value of each row of a `metrics.csv`, none if there is no such file."""
+    if not file.exists():
+        return
+    with file.open(newline="", encoding="utf-8") as lines:
+        for row in csv.DictReader(lines):
+            with suppress(TypeError, ValueError):  # a row that was cut when the power went off
+                yield int(row["step"]), row["name"], float(row["value"])
+
+
+def remove_broken_row(file: Path) -> None:
+    """Remove a last row that was cut when the power went off, so that the next one does not continue it."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(file, whole)
+
+
 class RunLogger(WandbLogger):
-    """Log no step twice: a resumed run repeats those since its checkpoint, with the same values."""
+    """The run in W&B. It is opened when something is first logged: a start that fails before leaves none.
 
-    sent: tuple[int, set[str]] = -1, set()  # all of the steps before this one, and of it these metrics
-    uploaded = False
+    It never prompts, and nothing that W&B does stops the training. Without a login, or without an answer of
+    the server, the run is recorded on this machine, from where `wandb sync` uploads it.
 
-    def log_metrics(self, metrics: dict, step: int | None = None) -> None:
-        last, names = self.sent
-        if step == last:
-            metrics = {name: value for name, value in metrics.items() if name not in names}
-        if metrics and (step is None or step >= last):
-            with suppress(*LOST):
-                super().log_metrics(metrics, step)
-
-    def catch_up(self, metrics: Path, summary) -> None:
-        """Send what a killed run logged in `metrics.csv` and W&B lacks: what follows `summary`, if any."""
-        with metrics.open(encoding="utf-8") as file:
-            rows = [(int(step), name, float(value)) for step, name, value in list(csv.reader(file))[1:]]
-        if summary is not None:
-            last = summary.get(STEP, -1)
-            at_last = {name: value for step, name, value in rows if step == last}
-            self.sent = last, {name for name, value in at_last.items() if value == _last(summary.get(name))}
-            for step, name, value in rows:
-                self.log_metrics({name: value}, step)
-        if rows:
-            self.sent = rows[-1][0], {name for step, name, _ in rows if step == rows[-1][0]}
-
-
-def _last(value):
-    return value["last"] if hasattr(value, "keys") else value  # of what is monitored it has the best, too
-
-
-@contextmanager
-def open_loggers(run: Path, config: dict, chosen: object, model: LightningModule) -> Iterator[list[Logger]]:
-    """Yield W&B, or what `--trainer.logger` names in its place, and `metrics.csv`."""
-    if chosen in (None, True) and rank_zero_only.rank == 0:
-        with _wandb_logger(run, config, model) as logger:
-            yield [logger, MetricsFile(run)]
-    else:
-        others = chosen if isinstance(chosen, list) else [chosen]
-        yield [*(logger for logger in others if isinstance(logger, Logger)), MetricsFile(run)]
-
-
-@contextmanager
-def _wandb_logger(run: Path, config: dict, model: LightningModule) -> Iterator[RunLogger]:
-    """Open the run in W&B, and close it as finished or, after an exception, as failed.
-
-    It never prompts, and nothing that W&B does stops the training: without a login, or without an answer
-    of the server, the run is recorded in its folder, from where `wandb sync` uploads it.
+    Args:
+        folder: The run's folder, whose name is its id in W&B, too.
+        settings: All settings of the run.
+        model: What is trained.
     """
-    mode, reason = wandb.setup().settings.mode, "set by WANDB_MODE or `wandb offline`"
-    try:
-        if mode == "online":
-            logged_in = wandb.login(prompt=False, verify=True)
-            mode, reason = ("online", "logged in") if logged_in else ("offline", "not logged in")
-        logger = _start(run, config, mode)
-    except wandb.errors.Error as error:
-        mode, reason = "offline", f"{type(error).__name__}: {error}"
-        logger = _start(run, config, mode)
-    print(f"W&B is {mode}: {reason}")
-    with suppress(*LOST):
-        _log_inputs(logger.experiment, model, config["tracking"]["watch"])
-    exit_code: int | str | None = 1
-    try:
-        yield logger
-        exit_code = 0
-    except SystemExit as stop:  # after a signal
-        exit_code = stop.code
-        raise
-    except BaseException as error:
+
+    def __init__(self, folder: Path, settings: dict, model: LightningModule):
+        super().__init__(project=settings["tracking"]["project"], save_dir=folder, id=folder.name)
+        self.folder = folder
+        self.settings = settings
+        self.model = model
+        self.mode = "online"
+        self.run: Any = None
+        self.step: int | None = None
+        self.waiting: dict[str, Any] = {}  # what is logged of this step
+        self.earlier: list[Path] = []  # what W&B recorded of the run before it was resumed
+        self.failed = False
+        self.uploaded = False
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run as the package wandb knows it: `logger.experiment.log(...)`."""
+        self.open()
+        return self.run
+
+    @rank_zero_only
+    def open(self) -> None:
+        """Open the run, online if W&B answers, and say in a line which it is and why."""
+        if self.run is not None:
+            return
+        self.earlier = recorded_runs(wandb_files(self.folder), self.folder.name)
+        self.mode, reason = choose_mode()
+        try:
+            self.run = self.start(self.mode)
+        except Exception as error:  # the server has gone since it took the login
+            self.mode, reason = "offline", f"{type(error).__name__}: {error}"
+            self.run = self.start_offline()
+        print(f"W&B is {self.mode}: {' '.join(reason.split())}")
+        with self.never_stopping():
+            self.describe()
+
+    def start_offline(self) -> Any:
+        """Open the run on this machine, after W&B has failed to open it.
+
+        Raises:
+            UserError: If W&B refuses it here as well.
+        """
+        try:
+            wandb.teardown()  # it would still hold the id of the run
+            return self.start("offline")
+        except Exception as error:
+            raise UserError(
+                f"W&B cannot record the run: {error}; check tracking.*, or give --trainer.logger false"
+            ) from error
+
+    def start(self, mode: Any) -> Any:
+        """Open the run in the given mode; where it exists already, it is continued."""
+        # Where artifacts wait for their upload.
+        os.environ.setdefault("WANDB_DATA_DIR", str(wandb_files(self.folder)))
+        tracking = self.settings["tracking"]
+        arguments: dict[str, Any] = {"name": self.folder.name}
+        for key, value in tracking.items():
+            if key in INIT and value:
+                arguments[key] = value
+        if not os.environ.get("WANDB_DIR"):
+            root = self.folder.parent
+            root.mkdir(parents=True, exist_ok=True)
+            arguments["dir"] = str(root)
+        run = wandb.init(
+            **arguments,
+            id=self.folder.name,
+            config=self.settings,
+            mode=mode,
+            resume="allow",
+            settings=wandb.Settings(
+                silent=True,
+                reinit="finish_previous",  # what is still open belongs to another run
+                save_code=True,
+                init_timeout=30,  # seconds
+                finish_timeout=3600 if tracking["log_model"] else 25,  # only checkpoints may take long
+                finish_timeout_raises=True,
+                x_file_transfer_retry_max=3,
+                x_transaction_log_flush_interval=0.2,  # seconds of history that a kill can lose
+            ),
+        )
+        run.define_metric(STEP)
+        run.define_metric("*", step_metric=STEP, step_sync=True)
+        best = self.settings["checkpoint"]
+        if best["monitor"]:
+            summary = f"{best['mode']},last"
+            run.define_metric(best["monitor"], step_metric=STEP, step_sync=True, summary=summary)
+        return run
+
+    def describe(self) -> None:
+        """Record what is trained: the number of parameters, and the code."""
+        parameters = 0
+        for parameter in self.model.parameters():
+            if not is_lazy(parameter):
+                parameters += parameter.numel()
+        self.run.config["parameters"] = parameters
+        if self.settings["tracking"]["watch"]:
+            self.run.watch(self.model, log="gradients", log_freq=50)
+        self.run.log_code(str(Path(__file__).parents[1]))
+
+    @contextmanager
+    def never_stopping(self) -> Iterator[None]:
+        """Go on if W&B does not; say so the first time."""
+        try:
+            yield
+        except LOST as error:
+            if not self.failed:
+                print(f"W&B failed, and the training goes on: {error}")
+            self.failed = True
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Gather what belongs to one step, so that it becomes one call and one row of W&B's table."""
+        if step != self.step or metrics.keys() & self.waiting.keys():
+            self.send()
+        self.step = step
+        self.waiting.update(metrics)
+
+    def save(self) -> None:
+        """Send what was gathered: Lightning calls this whenever it has logged something itself."""
+        self.send()
+
+    @rank_zero_only
+    def send(self) -> None:
+        """Send what was gathered of a step."""
+        if not self.waiting:
+            return
+        metrics = self.waiting
+        self.waiting = {}
+        with self.never_stopping():
+            super().log_metrics(metrics, self.step)
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: W&B has all settings of the run, under the names of the command line."""
+
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Do nothing: the best checkpoint is uploaded at the end."""
+
+    @rank_zero_only
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the run, which ended with an error or without one."""
+        if self.run is None:
+            return
+        self.send()
+        exit_code = exit_code_of(error)
+        with self.never_stopping():
+            if error is None and self.settings["tracking"]["log_model"]:
+                self.log_best_checkpoint()
+            if isinstance(error, Exception):
+                text = f"{type(error).__name__}: {error}"
+                self.run.alert(f"{self.folder.name} stopped", text, "ERROR")
         with suppress(*LOST):
-            logger.experiment.alert(f"{run.name} stopped", f"{type(error).__name__}: {error}", "ERROR")
-        raise
-    finally:
+            self.run.finish(exit_code)
+            self.uploaded = self.mode == "online"
+
+    def log_best_checkpoint(self) -> None:
+        """Upload the best checkpoint as an artifact, if there is one."""
+        checkpoint = self.folder / "checkpoints" / "best.ckpt"
+        if checkpoint.exists():
+            artifact = wandb.Artifact(f"model-{self.folder.name}", type="model")
+            artifact.add_file(str(checkpoint), name="model.ckpt")
+            self.run.log_artifact(artifact, aliases=["latest", "best"])
+
+    @rank_zero_only
+    def discard(self) -> None:
+        """Remove what W&B has recorded on this machine since the run was opened."""
+        if self.run is None:
+            return
         with suppress(*LOST):
-            if (run / "config.yaml").exists() and mode != "disabled":
-                logger.experiment.log_artifact(run / "config.yaml", name="config", type="config")
-            logger.experiment.finish(exit_code)
-            logger.uploaded = mode == "online"
+            self.run.finish(1)
+        files = self.files()
+        for recorded in recorded_runs(files, self.folder.name):
+            if recorded not in self.earlier:
+                shutil.rmtree(recorded, ignore_errors=True)
+        if files.parent == self.folder.parent and not any(files.glob("*run-*")):
+            shutil.rmtree(files, ignore_errors=True)  # no other run has anything there
+
+    def files(self) -> Path:
+        """Return where W&B keeps its files of all runs."""
+        if self.run is None or self.run.disabled:
+            return wandb_files(self.folder)
+        return Path(self.run.settings.sync_dir).parent
 
 
-def _start(run: Path, config: dict, mode: str) -> RunLogger:
-    os.environ["WANDB_DATA_DIR"] = str(run / "wandb")  # where artifacts wait for their upload
-    log_model, best = config["tracking"]["log_model"], config["checkpoint"]
-    chosen = {key: value for key, value in config["tracking"].items() if value and key in INIT}
-    fixed = {"id": run.name, "dir": run, "config": config, "mode": mode, "resume": "allow"}
-    settings = wandb.Settings(
-        silent=True,
-        save_code=True,
-        init_timeout=30,  # seconds
-        finish_timeout=3600 if log_model else 25,  # only checkpoints may take long to upload
-        finish_timeout_raises=True,
-        x_file_transfer_retry_max=3,
-        x_transaction_log_flush_interval=0.2,  # seconds of history that a kill can lose
-    )
-    experiment = wandb.init(**{"name": run.name} | chosen | fixed, settings=settings)
-    experiment.define_metric(STEP)
-    experiment.define_metric("*", step_metric=STEP, step_sync=True)
-    if monitor := best["monitor"]:
-        experiment.define_metric(monitor, step_metric=STEP, step_sync=True, summary=f"{best['mode']},last")
-    logger = RunLogger(experiment=experiment, log_model=log_model, save_dir=run)
-    if (metrics := run / "metrics.csv").exists():
-        logger.catch_up(metrics, summary=experiment.summary if mode == "online" else None)
-    return logger
+def choose_mode() -> tuple[str, str]:
+    """Return the mode in which W&B is to record, and why: "online" only if its server takes the login."""
+    mode = wandb.setup().settings.mode
+    if mode != "online":
+        return mode, "set by WANDB_MODE or `wandb offline`"
+    try:
+        logged_in = wandb.login(prompt=False, verify=True)
+    except LOST as error:
+        return "offline", f"{type(error).__name__}: {error}"
+    if logged_in:
+        return "online", "logged in"
+    return "offline", "not logged in"
 
 
-def _log_inputs(experiment, model: LightningModule, watch: bool) -> None:
-    experiment.config["parameters"] = sum(parameter.numel() for parameter in model.parameters())
-    experiment.watch(model, log="gradients" if watch else None, log_freq=50)
-    experiment._assert_can_log_artifact = lambda artifact: None  # it waits for the server
-    experiment.log_code(str(Path(__file__).parents[1]))
+def exit_code_of(error: BaseException | None) -> int:
+    """Return the exit code with which a process ends after an error."""
+    if error is None:
+        return 0
+    if isinstance(error, SystemExit) and isinstance(error.code, int):
+        return error.code  # after a signal
+    return 1
 
 
-def places(loggers: list[Logger]) -> dict[str, str]:
-    """Return where to look at a run, and how to upload what W&B's server does not have."""
-    rows = {}
-    for logger in loggers:
-        if isinstance(logger, MetricsFile):
-            rows["metrics"] = str(logger.path)
-        elif not isinstance(logger, RunLogger):
-            rows[type(logger).__name__] = str(logger.log_dir)
-        elif not (experiment := logger.experiment).disabled:
-            folder = Path(experiment.settings.sync_dir).parent
-            rows["charts"] = command("wandb", "leet", folder) if experiment.offline else experiment.url
-            if not logger.uploaded:
-                online = [] if experiment.offline else ["--include-online"]
-                rows["upload"] = command("wandb", "sync", folder, *online)
-    return rows
+class Tracking(Callback):
+    """Give the Trainer its loggers: W&B, or what `--trainer.logger` names in its place, and metrics.csv.
+
+    It does so when the Trainer has been set up. Lightning opens what it is given at once, and a start that
+    fails must leave nothing in W&B.
+
+    Args:
+        folder: The run's folder.
+        settings: All settings of the run.
+        chosen: What `--trainer.logger` names: True or None for W&B, False for none, or Lightning's loggers.
+    """
+
+    def __init__(self, folder: Path, settings: dict, chosen: Any):
+        self.folder = folder
+        self.settings = settings
+        self.uses_wandb = chosen is None or chosen is True
+        self.others: list[Logger] = []
+        if isinstance(chosen, Logger):
+            self.others = [chosen]
+        elif isinstance(chosen, list):
+            self.others = chosen
+        self.metrics = MetricsFile(folder)
+        self.wandb: RunLogger | None = None  # it cannot be sent to other processes
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.uses_wandb and self.wandb is None:
+            self.wandb = RunLogger(self.folder, self.settings, pl_module)
+        first = [] if self.wandb is None else [self.wandb]
+        trainer.loggers = [*first, *self.others, self.metrics]
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if multiprocessing.parent_process() is not None:  # ddp_spawn: what is open here ends here
+            self.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if multiprocessing.parent_process() is not None:
+            self.close(exception)
+
+    def open(self) -> None:
+        """Open the run in W&B, and say whether it is online."""
+        if self.wandb is not None:
+            self.wandb.open()
+
+    def close(self, error: BaseException | None = None) -> None:
+        """Close the run in W&B as finished or, after an error, as failed."""
+        if self.wandb is not None:
+            self.wandb.close(error)
+
+    def discard(self) -> None:
+        """Remove what a start that failed before the first step left of W&B's files."""
+        if self.wandb is not None:
+            self.wandb.discard()
+
+    def places(self) -> list[tuple[str, str]]:
+        """Return where to look at the run, and how to upload what W&B's server does not have."""
+        rows = []
+        if self.metrics.path.exists():
+            rows.append(("metrics", str(self.metrics.path)))
+        for logger in self.others:
+            place = getattr(logger, "log_dir", None) or logger.save_dir
+            if place:
+                rows.append((type(logger).__name__, str(place)))
+        if self.uses_wandb:
+            rows.extend(self.wandb_places())
+        return rows
+
+    def wandb_places(self) -> list[tuple[str, str]]:
+        """Return how to look at the run in W&B, and to upload it."""
+        files = wandb_files(self.folder)
+        charts = ""
+        uploaded = False
+        if self.wandb is not None and self.wandb.run is not None:
+            files = self.wandb.files()
+            charts = str(self.wandb.run.url or "")
+            uploaded = self.wandb.uploaded
+        recorded = recorded_runs(files, self.folder.name)
+        if not recorded:
+            return []  # disabled
+        rows = [("charts", charts or command("wandb", "leet", files))]
+        if not uploaded:
+            online = any(path.name.startswith("run-") for path in recorded)
+            options = ["--include-online"] if online else []
+            rows.append(("upload", command("wandb", "sync", *recorded, *options)))
+        return rows
+
+
+def wandb_files(folder: Path) -> Path:
+    """Return where W&B keeps its files of all runs: beside them, or where WANDB_DIR says."""
+    root = os.environ.get("WANDB_DIR") or folder.parent
+    return Path(root) / "wandb"
+
+
+def recorded_runs(files: Path, run: str) -> list[Path]:
+    """Return the directories in which W&B has recorded a run: one for each time that it was continued."""
+    name = re.compile(rf"(offline-)?run-\d+_\d+-{re.escape(run)}")
+    return sorted(path for path in files.glob("*run-*") if name.fullmatch(path.name))

@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+END = 256  # stands before and after a text, where bytes are 0 to 255
+LONGEST = 5  # bytes of the longest n-gram
+PRIME = 2**31 - 1
+
 
 class GatedConv(nn.Module):
     """Add to each byte what a gated convolution sees around it.
@@ -19,7 +23,8 @@ class GatedConv(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         seen = self.norm(x) * mask  # what is padded looks like the end of the text
-        return x + self.out(F.glu(self.conv(seen.mT), dim=1).mT)
+        gated = F.glu(self.conv(seen.mT), dim=1)  # (B, width, L)
+        return x + self.out(gated.mT)
 
 
 class NGrams(nn.Module):
@@ -29,8 +34,6 @@ class NGrams(nn.Module):
     hash. Input: bytes (B, L); output: (B, width).
     """
 
-    longest, prime = 5, 2**31 - 1
-
     def __init__(self, buckets: int, width: int, dropout: float):
         super().__init__()
         self.embedding = nn.Embedding(buckets, width)
@@ -39,16 +42,22 @@ class NGrams(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        marked = F.pad(F.pad(tokens, (1, 0), value=256), (0, self.longest))
+        buckets = self.embedding.num_embeddings
+        started = F.pad(tokens, (1, 0), value=END)
+        marked = F.pad(started, (0, LONGEST))
         places = torch.arange(tokens.shape[1] + 2, device=tokens.device)
-        end = (tokens > 0).sum(dim=1, keepdim=True) + 1
-        hashes, found, inside = torch.zeros_like(places), [], []
-        for n in range(self.longest):
-            hashes = (hashes * 257 + marked[:, n : n + len(places)]) % self.prime
-            found.append(hashes * 48271 % self.prime % self.embedding.num_embeddings)
+        end = (tokens > 0).sum(dim=1, keepdim=True) + 1  # (B, 1)
+        hashes = torch.zeros_like(places)
+        found = []
+        inside = []
+        for n in range(LONGEST):  # the hashes of all n-grams of n + 1 bytes, from those of n
+            hashes = (hashes * 257 + marked[:, n : n + len(places)]) % PRIME  # (B, L + 2)
+            found.append(hashes * 48271 % PRIME % buckets)
             inside.append(places + n <= end)
-        shares = self.dropout(torch.cat(inside, dim=1).to(self.embedding.weight.dtype))
-        return self.norm((shares.unsqueeze(1) @ self.embedding(torch.cat(found, dim=1))).squeeze(1))
+        vectors = self.embedding(torch.cat(found, dim=1))  # (B, 5 * (L + 2), width)
+        shares = self.dropout(torch.cat(inside, dim=1).to(vectors.dtype))  # (B, 5 * (L + 2))
+        total = shares.unsqueeze(1) @ vectors  # (B, 1, width)
+        return self.norm(total.squeeze(1))
 
 
 class Backbone(nn.Module):
@@ -96,9 +105,15 @@ class Network(nn.Module):
         dropout: float = 0.4,
     ):
         super().__init__()
+        self.max_length = max_length
         self.backbone = Backbone(max_length, width, depth, buckets, dropout)
         self.head = nn.Linear(3 * width, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return class scores (B, num_classes) for bytes (B, L), where 0 is padding."""
         return self.head(self.backbone(tokens))
+
+    def example_input(self, batch: int) -> Tensor:
+        """Return a batch of noise of some length, to export the network with."""
+        length = int(torch.randint(1, self.max_length + 1, ()))
+        return torch.randint(1, 256, (batch, length))

@@ -37,6 +37,7 @@ class Network(nn.Module):
 
     def __init__(self, channels: int, num_classes: int, width: int = 32, dropout: float = 0.1):
         super().__init__()
+        self.channels = channels
         self.backbone = nn.Sequential(
             conv_norm(channels, width),
             nn.ReLU(),
@@ -51,6 +52,11 @@ class Network(nn.Module):
         """Return class scores (B, num_classes) for uint8 images (B, channels, H, W) of any size."""
         features = self.backbone(images / 127.5 - 1)  # (B, 2 * width, H / 2, W / 2)
         return self.head(features.mean(dim=(2, 3)))
+
+    def example_input(self, batch: int) -> Tensor:
+        """Return a batch of noise of some size, to export the network with."""
+        height, width = torch.randint(16, 64, (2,)).tolist()
+        return torch.randint(256, (batch, self.channels, height, width), dtype=torch.uint8)
 
 
 def conv_norm(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -9,26 +9,31 @@ class Columns(nn.Module):
 
     Numbers far out are drawn in, to three standard deviations at most, and each feature has a learned scale,
     as in Holzmüller et al. 2024 (arXiv:2407.04491); vectors for categories are those of Guo & Berkhahn 2016
-    (arXiv:1604.06737). Input: (B, columns); output: (B, features).
+    (arXiv:1604.06737). Input: (B, columns), numbers first; output: (B, features).
     """
 
     def __init__(self, columns: list[dict], category_width: int):
         super().__init__()
-        numbers = [place for place, column in enumerate(columns) if "mean" in column]
-        self.categories = [place for place, column in enumerate(columns) if "values" in column]
-        self.numbers = nn.Buffer(torch.tensor(numbers, dtype=torch.int64), persistent=False)
-        mean, std = (torch.tensor([columns[place][name] for place in numbers]) for name in ("mean", "std"))
+        numbers = [column for column in columns if "mean" in column]
+        categories = [column for column in columns if "values" in column]
+        if numbers + categories != columns:
+            raise ValueError("columns of numbers must come before columns of categories")
+        self.numbers = len(numbers)
+        mean = torch.tensor([column["mean"] for column in numbers])
+        std = torch.tensor([column["std"] for column in numbers])
         self.mean = nn.Buffer(mean, persistent=False)  # of these data, not learned
         self.std = nn.Buffer(std, persistent=False)
-        sizes = [len(columns[place]["values"]) + 1 for place in self.categories]  # and one for others
-        self.embeddings = nn.ModuleList(nn.Embedding(size, category_width) for size in sizes)
-        self.features = len(numbers) + category_width * len(sizes)
+        self.embeddings = nn.ModuleList()
+        for column in categories:
+            places = len(column["values"]) + 1  # and one for others
+            self.embeddings.append(nn.Embedding(places, category_width))
+        self.features = self.numbers + category_width * len(categories)
         self.scale = nn.Parameter(torch.ones(self.features))
 
     def forward(self, rows: Tensor) -> Tensor:
-        numbers = (rows[:, self.numbers] - self.mean) / self.std
+        numbers = (rows[:, : self.numbers] - self.mean) / self.std
         parts = [numbers / (1 + (numbers / 3).square()).sqrt()]
-        for place, embedding in zip(self.categories, self.embeddings, strict=True):
+        for place, embedding in enumerate(self.embeddings, self.numbers):
             parts.append(embedding(rows[:, place].long()))
         return self.scale * torch.cat(parts, dim=1)
 
@@ -39,14 +44,14 @@ class Backbone(nn.Module):
     def __init__(self, columns: list[dict], width: int, depth: int, category_width: int, dropout: float):
         super().__init__()
         self.columns = Columns(columns, category_width)
-        sizes = [self.columns.features] + [width] * depth
-        self.layers = nn.Sequential(
-            *(
+        self.layers = nn.Sequential()
+        size = self.columns.features
+        for _ in range(depth):
+            self.layers.append(
                 nn.Sequential(nn.Linear(size, width), nn.LayerNorm(width), nn.ReLU(), nn.Dropout(dropout))
-                for size in sizes[:-1]
             )
-        )
-        self.features = self.columns.features + width
+            size = width
+        self.features = self.columns.features + size
 
     def forward(self, rows: Tensor) -> Tensor:
         x = self.columns(rows)
@@ -59,7 +64,8 @@ class Network(nn.Module):
     Both learn together, as those of Cheng et al. 2016 (arXiv:1606.07792); their first scores are small.
 
     Args:
-        columns: What is known of each column: its name, and mean and std or the values of a category.
+        columns: What is known of each column, numbers first: its name, and mean and std or the values of a
+            category.
         num_classes: Scores to return.
         target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
         width: Features of each layer.
@@ -79,6 +85,7 @@ class Network(nn.Module):
         dropout: float = 0.5,
     ):
         super().__init__()
+        self.columns = columns
         self.mean, self.std = target_scale
         self.backbone = Backbone(columns, width, depth, category_width, dropout)
         self.head = nn.Linear(self.backbone.features, num_classes)
@@ -87,3 +94,13 @@ class Network(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return scores (B, num_classes) for rows (B, columns), in the units of the targets."""
         return self.mean + self.std * self.head(self.backbone(rows))
+
+    def example_input(self, batch: int) -> Tensor:
+        """Return a batch of noise, to export the network with."""
+        cells = []
+        for column in self.columns:
+            if "mean" in column:
+                cells.append(torch.normal(column["mean"], column["std"], (batch,)))
+            else:
+                cells.append(torch.randint(len(column["values"]) + 1, (batch,)).float())
+        return torch.stack(cells, dim=1)

@@ -23,9 +23,15 @@ class LogMel(nn.Module):
 
     def forward(self, samples: Tensor) -> Tensor:
         spectrum = torch.stft(
-            samples, self.window_size, self.hop, window=self.window, pad_mode="constant", return_complex=True
+            samples,
+            self.window_size,
+            self.hop,
+            window=self.window,
+            pad_mode="constant",
+            return_complex=True,
         )  # (B, window_size / 2 + 1, frames)
-        return (self.filters @ spectrum.abs().square() + 1e-6).log().unsqueeze(1)
+        power = self.filters @ spectrum.abs().square()  # (B, bands, frames)
+        return (power + 1e-6).log().unsqueeze(1)
 
 
 class ResidualBlock(nn.Module):
@@ -53,18 +59,26 @@ class Backbone(nn.Module):
         super().__init__()
         self.spectrogram = LogMel(rate, bands)
         self.first = conv_norm(1, width)
-        self.halve = nn.ModuleList(conv_norm(width * s, width * s * 2, stride=2) for s in (1, 2))
-        self.blocks = nn.ModuleList(ResidualBlock(width * s * 2) for s in (1, 2))
+        self.halve = nn.ModuleList(
+            [
+                conv_norm(width, 2 * width, stride=2),
+                conv_norm(2 * width, 4 * width, stride=2),
+            ]
+        )
+        self.blocks = nn.ModuleList([ResidualBlock(2 * width), ResidualBlock(4 * width)])
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
         x = self.spectrogram(samples)  # (B, 1, bands, frames)
         frames = torch.arange(x.shape[3], device=x.device)
-        mask = (frames <= lengths[:, None] // self.spectrogram.hop)[:, None, None]  # (B, 1, 1, frames)
-        x = (x - average(x.mean(dim=2, keepdim=True), mask)[..., None, None]) * mask  # as loud as any other
+        mask = frames <= lengths[:, None] // self.spectrogram.hop  # (B, frames)
+        mask = mask[:, None, None]  # (B, 1, 1, frames)
+        loudness = average(x.mean(dim=2, keepdim=True), mask)  # (B, 1)
+        x = (x - loudness[..., None, None]) * mask
         x = F.relu(self.first(x)) * mask
         for halve, block in zip(self.halve, self.blocks, strict=True):
             mask = mask[..., ::2]
-            x = block(F.relu(halve(x)) * mask, mask)  # (B, channels, bands / 2, frames / 2)
+            x = F.relu(halve(x)) * mask  # (B, channels, bands / 2, frames / 2)
+            x = block(x, mask)
         bands = x.mean(dim=2, keepdim=True)
         return torch.cat([average(bands, mask), bands.amax(dim=(2, 3))], dim=1)
 
@@ -82,12 +96,21 @@ class Network(nn.Module):
 
     def __init__(self, rate: int, num_classes: int, bands: int = 40, width: int = 16, dropout: float = 0.1):
         super().__init__()
+        self.rate = rate
         self.backbone = Backbone(rate, bands, width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, num_classes))
 
     def forward(self, sounds: tuple[Tensor, Tensor]) -> Tensor:
         """Return class scores (B, num_classes) for samples (B, T), of which the first lengths (B,) count."""
-        return self.head(self.backbone(*sounds))
+        samples, lengths = sounds
+        return self.head(self.backbone(samples, lengths))
+
+    def example_input(self, batch: int) -> tuple[Tensor, Tensor]:
+        """Return a batch of noise of random lengths, to export the network with."""
+        lengths = torch.randint(1, self.rate, (batch,))
+        samples = torch.randn(batch, int(lengths.max()))
+        inside = torch.arange(samples.shape[1]) < lengths[:, None]
+        return samples * inside, lengths
 
 
 def average(x: Tensor, mask: Tensor) -> Tensor:
@@ -107,5 +130,7 @@ def mel_filters(rate: int, bands: int, window_size: int) -> Tensor:
 
 def conv_norm(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     """Return a 3×3 convolution that keeps bands and frames divided by `stride`, batch-normalised."""
-    conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
-    return nn.Sequential(conv, nn.BatchNorm2d(outputs))
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+    )

@@ -1,0 +1,160 @@
+"""The folder of a run, `runs/<id>`: its id, its lock, how it ended, and files that are whole or absent."""
+
+import os
+import secrets
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import yaml
+from filelock import FileLock, Timeout
+from lightning import LightningModule
+from torch.nn.parameter import is_lazy
+
+from .errors import UserError
+
+
+def new_run(root: Path) -> Path:
+    """Choose a folder, and so an id, that no other run has, however many start in the same second.
+
+    A W&B sweep, slurm.sh, or whoever else sets WANDB_RUN_ID, has chosen the id already.
+    """
+    unique = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(4)}"
+    folder = root.resolve() / (os.environ.get("WANDB_RUN_ID") or unique)
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"WANDB_RUN_ID {folder.name} is a run that exists; unset it, or continue that run: "
+            f"{resume_command(folder)}"
+        )
+    return folder
+
+
+def existing_run(path: str | Path) -> Path:
+    """Return the folder of a run.
+
+    Raises:
+        UserError: If it is none.
+    """
+    folder = Path(path)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{path} is not the folder of a run: it has no config.yaml; give runs/<id>")
+    return folder.resolve()
+
+
+class RunFolder:
+    """A run's folder on disk. It is made at the first step, so a start that fails before leaves nothing."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.lock: FileLock | None = None
+
+    def claim(self) -> None:
+        """Make the folder and keep other processes out of it.
+
+        Raises:
+            UserError: If another process has it, or it cannot be written.
+        """
+        if self.lock is not None:
+            return
+        lock = FileLock(self.path / ".lock", timeout=10)  # workers of a killed process hold it for seconds
+        try:
+            (self.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise UserError(
+                f"another process is training {self.path}; wait until it ends, or end it"
+            ) from error
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror}; give another --trainer.default_root_dir"
+            ) from error
+        self.lock = lock
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
+
+    def discard(self) -> None:
+        """Remove the folder of a run that has not done a step."""
+        self.release()
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def note(self, **state: object) -> None:
+        """Record in state.yaml how far the run has come: why its training ended, whether it is finished."""
+        state = {**self.state(), **state}
+        text = yaml.safe_dump(state, allow_unicode=True)
+        (self.path / "state.yaml").write_text(text, encoding="utf-8")
+
+    def state(self) -> dict:
+        """Return what was recorded."""
+        file = self.path / "state.yaml"
+        if not file.exists():
+            return {}
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[BinaryIO]:
+    """Open a file to be written; it takes its place once it is whole and on the disk.
+
+    Raises:
+        UserError: If it cannot be written.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free >> 20
+        raise UserError(f"cannot write {path}, {free} MB are free: {error}") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def refuse_full_disk(folder: Path, model: LightningModule) -> None:
+    """Raise a UserError if two checkpoints, with both moments of Adam, would not fit on the disk."""
+    size = 0
+    for parameter in model.parameters():
+        if not is_lazy(parameter):
+            size += parameter.nbytes
+    needed = 6 * size >> 20
+    free = shutil.disk_usage(folder).free >> 20
+    if free < needed:
+        raise UserError(f"{free} MB are free in {folder}, but two checkpoints need {needed} MB")
+
+
+def command(*words: str | Path) -> str:
+    """Return what to type, paths as short as the working directory allows, and quoted if they must be."""
+    short = [shortened(str(word)) for word in words]
+    if os.name == "nt":
+        return subprocess.list2cmdline(short)
+    return shlex.join(short)
+
+
+def shortened(path: str) -> str:
+    """Return a path relative to the working directory if it lies below it."""
+    return path.replace(f"{Path.cwd()}{os.sep}", "")
+
+
+def resume_command(run: Path) -> str:
+    """Return what to type to continue a run."""
+    return command("python", sys.argv[0], "--resume", run)
+
+
+def print_box(rows: list[tuple[str, str]]) -> None:
+    """Print names and values between two lines."""
+    print("-" * 79)
+    for name, value in rows:
+        print(f"{name:<14} {shortened(value)}")
+    print("-" * 79)

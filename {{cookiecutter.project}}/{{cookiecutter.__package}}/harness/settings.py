@@ -1,0 +1,253 @@
+"""From config.yaml, `--config` files and flags to trainer, model and data; what `--resume` may change."""
+
+import argparse
+from collections.abc import Callable
+from enum import Enum
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import wandb
+import yaml
+from jsonargparse import ArgumentError
+from lightning import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from .checkpoints import BestCheckpoint
+from .errors import UserError, called_by_harness
+from .explain import check_settings_file, explain
+from .folder import shortened
+from .stopping import LENGTHS, Stopping
+from .tracking import INIT
+
+# What --resume may change: how long and where a run trains, and what is shown of it.
+CHANGEABLE = {
+    *LENGTHS,
+    "channels_last",
+    "compile",
+    "data.multiprocessing_context",
+    "data.num_workers",
+    "data.persistent_workers",
+    "data.pin_memory",
+    "data.prefetch_factor",
+    "data.timeout",
+    "keep_freed_memory",
+    "stuck_after",
+    "trainer.accelerator",
+    "trainer.benchmark",
+    "trainer.detect_anomaly",
+    "trainer.deterministic",
+    "trainer.devices",
+    "trainer.enable_model_summary",
+    "trainer.enable_progress_bar",
+    "trainer.limit_predict_batches",
+    "trainer.limit_test_batches",
+    "trainer.log_every_n_steps",
+    "trainer.logger",
+    "trainer.num_nodes",
+    "trainer.num_sanity_val_steps",
+    "trainer.profiler",
+    "trainer.strategy",
+}
+CHANGEABLE_GROUPS = ("early_stopping.", "tracking.", "trainer.logger.", "trainer.strategy.")
+
+
+def represent_enum(dumper: yaml.SafeDumper, member: Enum) -> yaml.Node:
+    """Write a member of an enum as its value; some callbacks of Lightning have one as a default."""
+    return dumper.represent_data(member.value)
+
+
+yaml.SafeDumper.add_multi_representer(Enum, represent_enum)
+
+
+class Settings(LightningCLI):
+    """Read the settings and build trainer, model and data from them.
+
+    Later settings win: first the file `base`, which is config.yaml of the project or of a run, then
+    `--config` files, then flags. An argument of the model that has the name of a property of the data
+    module is filled with it.
+
+    Args:
+        model_class: Any LightningModule.
+        datamodule_class: Any LightningDataModule; None if the model has loaders of its own.
+        base: The YAML file that comes first.
+        args: The flags.
+        extra: Adds arguments of a script to the parser; their values are in `config`.
+        checkpoint: What was found in the training data, for a data module with a `load_state_dict`.
+
+    Attributes:
+        settings: All settings as plain values.
+        text: The same as YAML.
+    """
+
+    def __init__(
+        self,
+        model_class: type[LightningModule],
+        datamodule_class: type[LightningDataModule] | None,
+        base: Path,
+        args: list[str],
+        extra: Callable[[LightningArgumentParser], None] | None = None,
+        checkpoint: dict[str, Any] | None = None,
+    ):
+        self.base = base
+        self.args = args
+        self.extra = extra
+        self.checkpoint = checkpoint
+        super().__init__(
+            model_class,
+            datamodule_class,
+            run=False,
+            save_config_callback=None,
+            auto_configure_optimizers=False,  # they are the model's
+            load_from_checkpoint_support=False,  # it would store classes in the checkpoint
+            parser_kwargs={"allow_abbrev": False, "exit_on_error": False},
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--resume", metavar="RUN", help="Continue the run in this folder.")
+        parser.add_argument(
+            "--stuck_after",
+            type=float,
+            default=600.0,
+            help="Stop the run if no batch finishes within this many seconds.",
+        )
+        parser.add_argument(
+            "--model.init_from",
+            type=str | None,
+            default=None,
+            metavar="RUN",
+            help="Start from the weights of a run, .ckpt or .safetensors, as far as they fit.",
+        )
+        parser.add_argument("--compile", type=bool, default=False, help="Train with torch.compile.")
+        parser.add_argument(
+            "--channels_last",
+            type=bool | None,
+            default=None,
+            help="Store convolutions pixel by pixel, which is faster; null: on CPUs.",
+        )
+        parser.add_argument("--tf32", type=bool, default=False, help="Multiply float32 matrices as TF32.")
+        parser.add_argument(
+            "--keep_freed_memory",
+            type=bool,
+            default=True,
+            help="Reuse memory between steps instead of returning it to the system; on CPUs.",
+        )
+        other_arguments = set(signature(wandb.init).parameters) - INIT
+        parser.add_function_arguments(wandb.init, "tracking", skip=other_arguments)
+        parser.add_argument("--tracking.log_model", type=bool, default=False, help="Upload best.ckpt.")
+        parser.add_argument(
+            "--tracking.watch", type=bool, default=False, help="Log histograms of the gradients."
+        )
+        parser.add_lightning_class_args(BestCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Stopping, "early_stopping")
+        parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
+        parser.link_arguments("checkpoint.mode", "early_stopping.mode")
+        parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
+        for name in linked_names(self.model_class, self.datamodule_class):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        if self.extra is not None:
+            self.extra(parser)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        early.add_argument("--config", "-c", nargs="?", action="append", type=Path, default=[])
+        given = early.parse_known_args(self.args)[0].config
+        files = [self.base, *(file for file in given if file is not None)]
+        for file in files:
+            check_settings_file(file)
+        try:
+            self.config = parser.parse_args(["--config", str(self.base), *self.args])
+        except ArgumentError as error:
+            known = list(parser.get_defaults().keys())
+            raise UserError(explain(str(error), known, self.args, files)) from error
+
+    def before_instantiate_classes(self) -> None:
+        self.config.pop("config")
+        self.resume = self.config.pop("resume")
+        self.settings = self.plain(self.config)
+        self.text = yaml.safe_dump(self.settings, sort_keys=False, allow_unicode=True)
+        self.init_from = self.config.model.pop("init_from")  # not needed to load a checkpoint
+        if self.checkpoint is not None and self.datamodule_class is not None:
+            self.parser.add_instantiator(self.with_facts, self.datamodule_class, subclasses=False)
+
+    def plain(self, config: Any) -> dict[str, Any]:
+        """Return settings as values that YAML can hold, from which they can be read again."""
+        settings = yaml.safe_load(self.parser.dump(config, skip_unset=False))
+        return without_objects(settings)
+
+    def with_facts(self, class_type: type[LightningDataModule], *args: Any, **kwargs: Any) -> Any:
+        """Build the data module with what was found in the training data, so it need not be read."""
+        data = class_type(*args, **kwargs)
+        state = (self.checkpoint or {}).get(class_type.__qualname__)
+        if state:
+            data.load_state_dict(state)
+        return data
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            if not called_by_harness(error):
+                raise
+            where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
+            raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
+
+
+def linked_names(model_class: type, datamodule_class: type | None) -> list[str]:
+    """Return the arguments of the model that are properties of the data module."""
+    parser = LightningArgumentParser()
+    arguments = parser.add_lightning_class_args(model_class, "model")
+    return [name for name in properties(datamodule_class) if f"model.{name}" in arguments]
+
+
+def properties(datamodule_class: type | None) -> list[str]:
+    """Return the properties that a data module class has beside Lightning's own."""
+    found = []
+    for name in dir(datamodule_class or object):
+        value = getattr(datamodule_class, name, None)
+        is_property = isinstance(value, property) or type(value).__name__ == "cached_property"
+        if is_property and not hasattr(LightningDataModule, name):
+            found.append(name)
+    return found
+
+
+def refuse_changes(run: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Raise a UserError if settings, flat as `{"model.lr": 0.1, …}`, make another training of a run."""
+    path = shortened(str(run))
+    for name in sorted(old.keys() | new.keys()):
+        changeable = name in CHANGEABLE or name.startswith(CHANGEABLE_GROUPS)
+        before = old.get(name)
+        after = new.get(name)
+        if before != after and not changeable:
+            raise UserError(
+                f"--{name} is {before} in {path} and --resume cannot change it (got {after}); "
+                f"start a new run from its weights: --model.init_from {path}"
+            )
+
+
+def without_objects(settings: Any) -> Any:
+    """Leave out defaults of classes that are objects, such as a device, for which YAML has no word.
+
+    A class that is read without them takes the same defaults again.
+    """
+    if isinstance(settings, list):
+        return [without_objects(value) for value in settings]
+    if not isinstance(settings, dict):
+        return settings
+    found = {}
+    for name, value in settings.items():
+        if not str(value).startswith("Unable to serialize"):  # as jsonargparse says it
+            found[name] = without_objects(value)
+    return found
+
+
+def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings with dotted names."""
+    found = {}
+    for name, value in settings.items():
+        if isinstance(value, dict) and value:
+            found.update(flat(value, f"{prefix}{name}."))
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
