@@ -106,7 +106,7 @@ class Order:
         self.count, self.epoch = count, 0
 
     def draw(self) -> Tensor:
-        seed("order", 0, self.epoch)
+        seed("order", 0, "train", 0, self.epoch, 0, 0)
         self.epoch += 1
         drawn = int(torch.empty((), dtype=torch.int64).random_())
         return torch.randperm(self.count, generator=torch.Generator().manual_seed(drawn))

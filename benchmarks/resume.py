@@ -19,10 +19,9 @@ sys.path.insert(0, str(PROJECT))
 import torch  # noqa: E402
 from lightning import Callback  # noqa: E402
 from my_project.data import DataModule  # noqa: E402
-from my_project.harness.cli import TrainCLI  # noqa: E402
 from my_project.harness.resume import Resume  # noqa: E402
+from my_project.harness.training import Training  # noqa: E402
 from my_project.model import Model  # noqa: E402
-from train import LINKS  # noqa: E402
 
 EPOCHS = 12
 
@@ -41,21 +40,21 @@ def train(resume: bool, root: str) -> tuple[float, int, float]:
     """Train once; return µs a step without checkpoints, how many there were, and ms for each."""
     sys.argv = ["train.py", f"--trainer.default_root_dir={root}", f"--trainer.max_epochs={EPOCHS}"]
     sys.argv += ["--trainer.accelerator=cpu", "--trainer.enable_model_summary=false", "--model.width=1"]
-    cli = TrainCLI(Model, DataModule, PROJECT, LINKS)
+    cli = Training(Model, DataModule, PROJECT)
     clock, saves = Clock(), []
     cli.trainer.callbacks.insert(0, clock)
     if not resume:
         cli.trainer.callbacks = [c for c in cli.trainer.callbacks if not isinstance(c, Resume)]
 
-    def timed_save(self, trainer):
+    def timed_save(self, trainer, batch_idx):
         start = time.process_time()
-        save(self, trainer)
+        save(self, trainer, batch_idx)
         saves.append(time.process_time() - start)
 
-    save, Resume._save = Resume._save, timed_save
-    with cli.tracked_run():
+    save, Resume.save = Resume.save, timed_save
+    with cli.recorded():
         cli.trainer.fit(cli.model, cli.datamodule)
-    Resume._save = save
+    Resume.save = save
     steps = (clock.seconds - sum(saves)) / cli.trainer.global_step
     return steps * 1e6, len(saves), sum(saves) / max(1, len(saves)) * 1e3
 

@@ -24,7 +24,7 @@ from cookiecutter.main import cookiecutter
 HERE = Path(__file__).resolve().parent
 REPEATS = 5
 BUDGET = 90  # seconds of a case: a busy machine gets fewer repeats
-SIDES = "project", "settings", "defaults"  # of training.py
+SIDES = "project", "bare", "settings", "defaults"  # of training.py
 LOSSES = "train/loss", "val/loss"
 PACKAGES = ("torch", "lightning", "torchmetrics", "wandb", "numpy")
 MAXRSS_UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
@@ -109,32 +109,32 @@ def default_training(project: Path) -> list[str]:
     output, seconds, peak = python("train.py", cwd=project)
     accuracy = float(output.split("test/acc")[1].split()[0])
     return [
-        row("`python train.py`, start to end", f"{seconds:.1f} s", "", "", "", "", "< 30 s"),
-        row("its peak memory (largest process)", f"{peak / 1e9:.2f} GB", "", "", "", "", "< 1 GB"),
-        row("its test accuracy", f"{accuracy:.4f}", "", "", "", "", "≥ 0.985"),
+        row("`python train.py`, start to end", f"{seconds:.1f} s", *[""] * 6, "< 30 s"),
+        row("its peak memory (largest process)", f"{peak / 1e9:.2f} GB", *[""] * 6, "< 1 GB"),
+        row("its test accuracy", f"{accuracy:.4f}", *[""] * 6, "≥ 0.985"),
     ]
 
 
 def training_phase(case: str, title: str, project: Path, *, goal: float) -> list[str]:
-    """Time the training phase beside the hand-written loop."""
+    """Time the training phase beside Lightning's bare loop and the hand-written one."""
     sides = in_turn(case, project)
-    ours, same, _ = sides
+    ours, _, same, _ = sides
     differs = max(abs(a[k] / b[k] - 1) for a, b in zip(ours, same, strict=True) for k in LOSSES)
     verdict = "the same" if differs < 1e-5 else f"{differs:.1e} apart"
-    step, other, usual = (
+    step, bare, other, usual = (
         f"{median(r['wall'] for r in results) / ours[0]['steps'] * 1e3:.2f} ms" for results in sides
     )
-    loss, expected, close = (f"{results[-1]['val/loss']:.5f}" for results in sides)
+    loss, like, expected, close = (f"{results[-1]['val/loss']:.5f}" for results in sides)
 
     def times(kind: str) -> list[str]:
         seconds, *references = ([result[kind] for result in results] for results in sides)
         return [spread(seconds), *(c for each in references for c in (spread(each), ratio(seconds, each)))]
 
     return [
-        row(f"{title}: training phase", *times("wall"), f"≤ {goal}"),
+        row(f"{title}: training phase", *times("wall"), "bare ≤ 1.02"),
         row("its processor time", *times("cpu"), ""),
-        row("its step, with its share of validation", step, other, "", usual, "", ""),
-        row("its last losses", loss, expected, verdict, close, "", "the same"),
+        row("its step, with its share of validation", step, bare, "", other, "", usual, "", ""),
+        row("its last losses", loss, like, "", expected, verdict, close, "", "the same"),
     ]
 
 
@@ -149,7 +149,7 @@ def start_up(project: Path) -> list[str]:
         output = python("-c", "import lightning, time; print(time.time())", cwd=project)[0]
         bare.append(float(output) - start)
     title = "process start to first step; beside `import lightning`"
-    return [row(title, spread(ours), spread(bare), ratio(ours, bare), "", "", "≤ 1.3")]
+    return [row(title, spread(ours), spread(bare), ratio(ours, bare), *[""] * 4, "≤ 1.3")]
 
 
 def memory(project: Path) -> list[str]:
@@ -159,7 +159,7 @@ def memory(project: Path) -> list[str]:
     output = python("train.py", *flags.split(), cwd=project)[0]
     found = [int(line.split()[1]) for line in output.splitlines() if line.startswith("memory ")]
     shown = f"{found[0]} MB, {found[len(found) // 2]} MB, {found[-1]} MB"
-    return [row("memory after 1000, 6000 and 10,000 steps", shown, "", "", "", "", "flat")]
+    return [row("memory after 1000, 6000 and 10,000 steps", shown, *[""] * 6, "flat")]
 
 
 def ratio(ours: Sequence[float], reference: Sequence[float]) -> str:
@@ -185,11 +185,11 @@ def machine() -> str:
 
 CASES = {
     "train": default_training,
-    "digits": partial(training_phase, "digits", "default job (digits)", goal=1.15),
-    "mlp": partial(training_phase, "mlp", "small MLP, 55,000 images 28×28, batch 128", goal=1.3),
+    "digits": partial(training_phase, "digits", "default job (digits)", goal=1.02),
+    "mlp": partial(training_phase, "mlp", "small MLP, 55,000 images 28×28, batch 128", goal=1.02),
     "wide": partial(training_phase, "wide", "digits, network twice as wide", goal=1.02),
     "slow": partial(training_phase, "slow", "the network of the digits, 5,000 images 28×28", goal=1.02),
-    "folder": partial(training_phase, "folder", "JPEG files in folders, 2 workers", goal=1.05),
+    "folder": partial(training_phase, "folder", "JPEG files in folders, 2 workers", goal=1.02),
     "start": start_up,
     "memory": memory,
 }
@@ -200,11 +200,12 @@ def main() -> None:
     chosen = sys.argv[1:] or list(CASES)
     if unknown := set(chosen) - CASES.keys():
         sys.exit(f"no case {', '.join(unknown)}; choose from {', '.join(CASES)}")
-    references = "by hand, the project's settings", "ratio", "by hand, PyTorch's defaults", "ratio"
-    print(row("measured", "generated project", *references, "must be"), row(*["---"] * 7), sep="\n")
+    references = "Lightning's bare loop", "by hand, the project's settings", "by hand, PyTorch's defaults"
+    titles = [title for reference in references for title in (reference, "ratio")]
+    print(row("measured", "generated project", *titles, "goal"), row(*["---"] * 9), sep="\n")
     with tempfile.TemporaryDirectory() as folder:
         project, rendering = render(Path(folder))
-        print(row("rendering the default project, in process", spread(rendering), "", "", "", "", "< 0.2 s"))
+        print(row("rendering the default project, in process", spread(rendering), *[""] * 6, "< 0.2 s"))
         for case in chosen:
             print(*CASES[case](project), sep="\n", flush=True)
     print(f"\nMedian (lowest–highest × repeats), taken in turn; {time.strftime('%Y-%m-%d')}.")

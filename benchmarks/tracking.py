@@ -22,16 +22,16 @@ from wandb_server import WandbServer  # noqa: E402
 JOB = """
 import contextlib, json, sys, time
 from pathlib import Path
-from train import LINKS, DataModule, Model, TrainCLI
+from train import DataModule, Model, Training
 
 tracked = sys.argv.pop(1) == "tracked"
-cli = TrainCLI(Model, DataModule, Path.cwd(), LINKS)
+cli = Training(Model, DataModule, Path.cwd())
 trainer = cli.trainer
 if not tracked:
-    trainer.callbacks = [each for each in trainer.callbacks if type(each).__name__ != "Dashboard"]
-    (cli.folder / "checkpoints").mkdir(parents=True)
+    shown = "Monitor", "TestPictures"
+    trainer.callbacks = [each for each in trainer.callbacks if type(each).__name__ not in shown]
 clock = [time.perf_counter()]
-with cli.tracked_run() if tracked else contextlib.nullcontext():
+with cli.recorded() if tracked else contextlib.nullcontext():
     clock.append(time.perf_counter())
     trainer.fit(cli.model, cli.datamodule)
     clock.append(time.perf_counter())

@@ -1,10 +1,11 @@
 """`training.py CASE PROJECT SIDE` trains once for each line of flags sent to it, and prints times as JSON.
 
-SIDE is the project; `settings`, which is the hand-written loop with the project's settings; or `defaults`,
-the same with PyTorch's: AdamW weight by weight, convolutions by channels, memory given back to the system.
-All have the same threads, initial weights and batches. The project's training phase lasts from
-`on_train_start`, after the sanity check and before the first batch, to the return of `Trainer.fit`, with the
-callbacks and loggers of train.py; by hand it is the whole of `plain_loop.fit`.
+SIDE is the project; `bare`, its model and data in a Trainer with no logger, no checkpoint, no progress bar
+and no callback; `settings`, the hand-written loop with the project's settings; or `defaults`, the same with
+PyTorch's: AdamW weight by weight, convolutions by channels, memory returned to the system. All have the same
+threads and initial weights and, but for the bare Trainer, the same batches. The training phase lasts from
+`on_train_start`, after the sanity check and before the first batch, to the return of `Trainer.fit`, in the
+project with the callbacks and loggers of train.py; by hand it is the whole of `plain_loop.fit`.
 """
 
 import gzip
@@ -24,10 +25,10 @@ from torch.utils.flop_counter import FlopCounterMode
 CASE, PROJECT, SIDE = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 sys.path.insert(0, str(PROJECT))
 
-from my_project.data import DataModule, ImageDataset  # noqa: E402
-from my_project.harness import cli as harness  # noqa: E402
+from lightning import Callback, Trainer  # noqa: E402
+from my_project.data import DataModule, ImageDataset, collate  # noqa: E402
+from my_project.harness.training import Training  # noqa: E402
 from my_project.model import Model  # noqa: E402
-from train import LINKS  # noqa: E402
 
 
 class Mlp(nn.Module):
@@ -151,7 +152,7 @@ def write_images(folder: Path, count: int = 3000) -> None:
         image.resize((96, 96)).save(folder / f"class{i % 10}" / f"{i}.jpg", quality=90)
 
 
-PYTORCH = ["--model.fused=false", "--channels_last=false"]
+PYTORCH = ["--model.fused=false", "--channels_last=false", "--keep_freed_memory=false"]
 IMAGES = PROJECT.parent / "images"
 CASES = {
     "digits": (Model, DataModule, []),
@@ -182,7 +183,7 @@ CASES = {
 }
 
 
-class Clock(harness.Callback):
+class Clock(Callback):
     """Note when training starts."""
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -199,23 +200,48 @@ def took(start: tuple[float, float]) -> dict[str, float]:
     return {"wall": wall, "cpu": cpu}
 
 
-def project(flags: list[str]) -> harness.TrainCLI:
-    """Return the project's trainer, model and data, as train.py makes them."""
+def project(flags: list[str]) -> Training:
+    """Return the project's run, as train.py makes it."""
     model_class, data_class, case_flags = CASES[CASE]
     sys.argv = ["train.py", *case_flags, *flags]
-    return harness.TrainCLI(model_class, data_class, PROJECT, LINKS)
+    return Training(model_class, data_class, PROJECT)
 
 
 def train(flags: list[str]) -> dict[str, float]:
     """Train as train.py does."""
-    cli, clock = project(flags), Clock()
-    cli.trainer.callbacks.append(clock)
-    with cli.tracked_run():
-        cli.trainer.fit(cli.model, cli.datamodule)
+    run, clock = project(flags), Clock()
+    run.trainer.callbacks.append(clock)
+    with run.recorded():
+        run.trainer.fit(run.model, run.datamodule)
         measured = took(clock.start)
-    losses = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "loss" in name}
-    steps = cli.trainer.global_step
-    return {**measured, **losses, "steps": steps, "examples": steps * cli.datamodule.hparams.batch_size}
+    return {**measured, **losses(run.trainer), **steps(run.trainer, run)}
+
+
+def train_bare(flags: list[str]) -> dict[str, float]:
+    """Train the project's model on its data in Lightning's loop alone, for as many epochs."""
+    run, clock = project(flags), Clock()
+    trainer = Trainer(
+        accelerator="auto",
+        max_epochs=run.trainer.max_epochs,
+        precision=run.trainer.precision,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[clock],
+    )
+    trainer.fit(run.model, run.datamodule)
+    return {**took(clock.start), **losses(trainer), **steps(trainer, run)}
+
+
+def losses(trainer: Trainer) -> dict[str, float]:
+    """Return the last losses of training and validation."""
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "loss" in name}
+
+
+def steps(trainer: Trainer, run: Training) -> dict[str, int]:
+    """Return how many steps were done, and of how many examples."""
+    return {"steps": trainer.global_step, "examples": trainer.global_step * run.datamodule.hparams.batch_size}
 
 
 def train_by_hand(flags: list[str]) -> dict[str, float]:
@@ -246,7 +272,7 @@ def batches(data: DataModule, options: dict) -> list[plain_loop.Batches]:
     order = {"sampler": plain_loop.Order(len(data.train_set)), "drop_last": True}
     return [
         DataLoader(
-            each, size, collate_fn=data.collate, **workers, **(order if each is data.train_set else {})
+            each, size, collate_fn=collate, **workers, **(order if each is data.train_set else {})
         )
         for each in sets
     ]
@@ -265,9 +291,7 @@ def flops(flags: list[str]) -> float:
 def main() -> None:
     if CASE == "folder" and not IMAGES.exists():
         write_images(IMAGES)
-    if SIDE == "defaults":
-        harness.keep_freed_memory = lambda: None
-    measure = {"project": train, "flops": flops}.get(SIDE, train_by_hand)
+    measure = {"project": train, "bare": train_bare, "flops": flops}.get(SIDE, train_by_hand)
     for line in sys.stdin:
         result = measure([*line.split(), *(PYTORCH if SIDE == "defaults" else [])])
         print(f"result {json.dumps(result)}", flush=True)

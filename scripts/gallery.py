@@ -127,10 +127,10 @@ def example(name: str, task: str, flags: str, folder: Path) -> str:
     began = time.monotonic()
     screen = play(command, project, 110, 80)
     seconds = time.monotonic() - began
-    (run,) = (project / "runs").iterdir()
+    (run,) = [file.parent for file in (project / "runs").glob("*/config.yaml")]
     if name == "image":
         picture(screen, command, DOCS / "train.svg")
-        leet = f"wandb leet {(run / 'wandb').relative_to(project)}"
+        leet = "wandb leet runs/wandb"
         picture(play(leet, project, 130, 24, LEET_KEYS), leet, DOCS / "leet.svg")
     shown = []
     for kind, width in PICTURES.items():

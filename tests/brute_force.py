@@ -1,8 +1,9 @@
 """Resume a run from the checkpoint before each of its steps, and compare with the run that was never stopped.
 
 Run in the folder of a generated project: `python brute_force.py CASE...`. It prints a line of JSON for each
-case: the number of points, and those that ended differently. All cases run in one process, because importing
-Lightning takes longer than most of them. The user's code of a case is a file of tests/plain.
+case: the number of points, and those that ended differently, or the error of a start that failed. All cases
+run in one process, because importing Lightning takes longer than most of them. The user's code of a case is
+a file of tests/plain.
 """
 
 import contextlib
@@ -129,6 +130,10 @@ CASES = {
 }
 
 
+class RunError(Exception):
+    """A start of train.py that ended with an error."""
+
+
 def leave_alone(self, trainer, loader):
     """Return a loader as Lightning has made it."""
     return loader
@@ -164,13 +169,13 @@ def run(*arguments: str) -> None:
             train.main()
         except SystemExit as end:
             if end.code:
-                raise RuntimeError(f"{end.code}\n{output.getvalue()}") from end
+                raise RunError(f"{end.code}\n{output.getvalue()}") from end
 
 
 def result(folder: Path) -> dict:
-    """Return all that must be equal: metrics.csv, and of each checkpoint all but where it lies."""
+    """Return all that must be equal: metrics.csv, and the model and the training in each checkpoint."""
     found = {"metrics.csv": (folder / "metrics.csv").read_bytes()}
-    for path in sorted((folder / "checkpoints").glob("*.ckpt")):
+    for path in sorted(folder.rglob("*.ckpt")):
         if path.name == "previous.ckpt":
             continue
         checkpoint = torch.load(path, weights_only=True)
@@ -242,7 +247,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, patch.object(training, "draw_learning_curves", draw_nothing):
         for case in sys.argv[1:] or CASES:
             with users_code(case):
-                answer = brute_force(case, Path(root))
+                try:
+                    answer = brute_force(case, Path(root))
+                except RunError as error:
+                    answer = {"error": str(error)}
             print(json.dumps({"case": case, **answer}), flush=True)
 
 

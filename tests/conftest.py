@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ TEMPLATE = Path(__file__).resolve().parents[1]
 QUESTIONS = json.loads((TEMPLATE / "cookiecutter.json").read_text(encoding="utf-8"))
 TASKS = QUESTIONS["task"]
 LICENSES = QUESTIONS["license"]
+
+# Laid into a generated project by other tests, and run there.
+collect_ignore = ["inside", "plain"]
 
 # These begin first, in this order: a long file that begins last keeps one worker busy and the others idle.
 LONGEST = [
@@ -35,6 +39,14 @@ def pytest_collection_modifyitems(items):
         return LONGEST.index(name) if name in LONGEST else len(LONGEST)
 
     items.sort(key=place)
+
+
+def pytest_sessionstart():
+    """Remove caches of tools from the template, because cookiecutter would copy them into each project."""
+    for folder in [TEMPLATE / "{{cookiecutter.project}}", TEMPLATE / "templates"]:
+        for name in ["__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache"]:
+            for cache in list(folder.rglob(name)):
+                shutil.rmtree(cache, ignore_errors=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -327,7 +327,7 @@ def test_without_an_identity_the_files_are_staged(bake, tmp_path, monkeypatch, c
     said = capfd.readouterr().out.splitlines()[0]
     assert said.startswith("git: no first commit (fatal: ")
     assert said.endswith(
-        '; mend that, then: git init && git add --all && git commit --message "Initial commit"'
+        '; correct that, then run: git init && git add --all && git commit --message "Initial commit"'
     )
 
 
@@ -355,7 +355,7 @@ def test_inside_a_repository_git_is_left_alone(bake, tmp_path, capfd):
     git(tmp_path, "init", "--quiet")
     project = bake(output_dir=tmp_path / "deeper")
     assert capfd.readouterr().out.startswith(
-        f"git: nothing done, the project lies in the repository {tmp_path}\n"
+        f"git: no new repository, because the project is inside the repository {tmp_path}\n"
     )
     assert not (project / ".git").exists()
     assert git(tmp_path, "status", "--porcelain") == "?? deeper/\n"

@@ -20,10 +20,7 @@ from lightning import LightningDataModule, LightningModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 """
-TRAINS = """
-    def training_step(self, batch, batch_idx):
-        return self(batch).mean()
-
+OPTIMIZER = """
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 """
@@ -38,6 +35,9 @@ class Model(LightningModule):
 
     def forward(self, x):
         return self.layer(x)
+
+    def training_step(self, batch, batch_idx):
+        return self(batch).mean()
 
     def predict_step(self, batch, batch_idx):
         return {"length": self(batch), "text": ["a, b"] * len(batch)}
@@ -68,6 +68,9 @@ class Model(LightningModule):
     def forward(self, image):
         return self.layer(image)
 
+    def training_step(self, batch, batch_idx):
+        return self(batch).mean()
+
     def predict_step(self, batch, batch_idx):
         image = batch["image"] if isinstance(batch, dict) else batch
         return self(image).argmax(dim=1)
@@ -83,7 +86,7 @@ class DataModule(LightningDataModule):
 class Model(LightningModule):
     def __init__(self, classes: list[str]):
         super().__init__()
-        self.layer = nn.LazyLinear(len(classes))
+        self.layer = nn.Linear(3, len(classes))
         self.example_input_array = torch.randn(2, 3)
 
     def forward(self, x):
@@ -184,11 +187,8 @@ def others(bake, home, tmp_path_factory) -> dict[str, tuple[Path, list[Done]]]:
         projects[name] = tmp_path_factory.mktemp(name) / "my-project"
         shutil.copytree(baked, projects[name])
         package = projects[name] / "my_project"
-        trains = "" if "training_step" in code else TRAINS
-        if not trains:
-            trains = TRAINS[TRAINS.index("    def configure_optimizers") :]
         model, data = code.split("\nclass DataModule")
-        package.joinpath("model.py").write_text(IMPORTS + model + "\n" + trains)
+        package.joinpath("model.py").write_text(IMPORTS + model + OPTIMIZER)
         package.joinpath("data.py").write_text(f"{IMPORTS}\nclass DataModule{data}")
     short = "train.py --trainer.max_epochs 1"
     for done in run_in_turn([(project, short) for project in projects.values()], home=home):

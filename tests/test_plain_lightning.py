@@ -178,6 +178,7 @@ def test_it_trains_and_resumes_and_all_commands_work_that_it_has_the_hooks_for(n
         else:
             assert re.search(MISSING[command], error(done))
             assert command not in listed
+    assert "fine-tune" not in listed
     found = rows(project / "runs" / "run")
     if code.log:
         assert found[code.log].notna().any()
@@ -229,7 +230,9 @@ def test_loaders_of_one_data_set_draw_differently_and_the_shorter_one_anew_in_ea
 def test_hyper_parameters_that_are_not_plain_are_refused_at_once(lay_over, home):
     project = lay_over("not_plain")
     (done,) = run_many(project, [f"train.py {FEW}"], home=home, variables=VARIABLES)
-    assert re.search("hyper-parameters.*ReLU", error(done))
+    line = error(done)
+    assert "hyper-parameters" in line
+    assert "ReLU" in line
     assert not list(project.glob("runs/*/checkpoints/*"))
 
 

@@ -77,7 +77,7 @@ def test_what_workers_need_can_be_sent_to_them(bake, tmp_path, task):
 def test_uv_runs_the_project_from_the_same_file(bake, tmp_path):
     """It finds pyproject.toml in order, and the environment that is active."""
     project = bake(accept_hooks=False)
-    (project / "which.py").write_text("import sys, my_project\nprint(sys.prefix)\n", encoding="utf-8")
+    (project / "which.py").write_text("import sys\nprint(sys.prefix)\n", encoding="utf-8")
     command = "-m uv run --active --no-sync --offline python which.py"
     done = new_python(project, command, tmp_path, VIRTUAL_ENV=sys.prefix)
     assert done.stdout == f"{sys.prefix}\n"

@@ -1,8 +1,11 @@
 """Every command in both READMEs is run here or in another test, or listed with the reason why it is not."""
 
+import ast
 import re
+import textwrap
 from pathlib import Path
 
+import pandas
 import pytest
 from conftest import TEMPLATE
 from PIL import Image
@@ -20,30 +23,31 @@ ELSEWHERE = {
     "python -m venv .venv && . .venv/bin/activate": "by the Makefile",
     "pip install -r requirements.txt": "by the Makefile",
     "python train.py": "by test_training.py",
+    "python train.py --config experiments/gpu.yaml": "by test_gpu.py",
+    "python export.py runs/<id>": "by test_export.py",
     "wandb sweep sweep.yaml": "by test_tracking.py",
     "pip install onnx onnxruntime onnxscript safetensors": "by the Makefile",
-    "pip install wandb-workspaces": "by the Makefile",
-    "python workspace.py runs/<id>": "by test_tracking.py",
     "sbatch slurm.sh": "by test_stuck.py",
     "python train.py --trainer.devices 8 --trainer.strategy ddp": "by test_processes.py",
     "torchrun --nproc_per_node 8 train.py --trainer.devices 8 --trainer.strategy ddp": "by test_scale.py",
     "sbatch --nodes 8 --ntasks-per-node 8 --gpus-per-node 8 slurm.sh --config experiments/multi-node.yaml "
     "--trainer.num_nodes 8": "needs a cluster; by test_scale.py as far as it goes",
-    "python train.py --data.path shards/ --data.streaming true --trainer.max_epochs -1 --trainer.max_steps "
-    "100000": "by test_scale.py",
-    "python train.py --trainer.callbacks+=LearningRateFinder": "by test_scale.py",
-    "python train.py --trainer.accumulate_grad_batches 4 --trainer.gradient_clip_val 1": "by test_scale.py",
-    "python train.py --config experiments/profile.yaml": "by test_scale.py",
-    "ruff check && ruff format --check && mypy && python -m pytest": "by test_combinations.py",
-    "pip install pre-commit && pre-commit install": "by test_combinations.py",
+    "ruff check && ruff format --check && mypy && python -m pytest": "by test_render.py and test_tasks.py",
+    "pip install pre-commit && pre-commit install": "by test_render.py",
 }
+
+
+def blocks(readme: Path, language: str) -> list[str]:
+    """Return the code blocks of a language."""
+    text = readme.read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
 def commands(readme: Path) -> list[str]:
     """Return the lines of the bash blocks, without their comments."""
-    blocks = re.findall(r"^```bash\n(.*?)^```", readme.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    lines = [re.sub(r"\s+#.*", "", line) for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line]
+    lines = "".join(blocks(readme, "bash")).splitlines()
+    found = [re.sub(r"\s+#.*", "", line) for line in lines]
+    return [line for line in found if line]
 
 
 def test_commands_of_this_repository():
@@ -52,29 +56,96 @@ def test_commands_of_this_repository():
     assert set(found) <= set(ELSEWHERE)
 
 
-def test_commands_of_the_generated_project(bake, tmp_path):
+def test_where_the_others_are_run_exists():
+    """Each list above names tests that exist, and commands that a README has."""
+    for where in ELSEWHERE.values():
+        for name in re.findall(r"test_\w+\.py", where):
+            assert (TEMPLATE / "tests" / name).exists(), name
+    readmes = (TEMPLATE / "README.md", TEMPLATE / "{{cookiecutter.project}}" / "README.md")
+    found = {line for readme in readmes for line in commands(readme)}
+    assert set(ELSEWHERE) <= found
+
+
+@pytest.fixture(scope="module")
+def project(bake, tmp_path_factory) -> Path:
+    """Return a project with a finished run, and the files that its README mentions."""
     project = bake(accept_hooks=False)
-    trained = run(project, f"train.py {TINY}", home=tmp_path)
-    assert trained.code == 0, trained.err
-    (folder,) = (project / "runs").iterdir()
     (project / "folder_of_images").mkdir()
     for path in ("image.png", "folder_of_images/another.png"):
         Image.new("L", (20, 30)).save(project / path)
-    for i in range(20):
-        (place := project / "my_images" / f"class{i % 2}").mkdir(parents=True, exist_ok=True)
-        Image.new("L", (20, 30), color=10 * i).save(place / f"{i}.png")
+    for number in range(20):
+        folder = project / "my_images" / f"class{number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (20, 30), color=10 * number).save(folder / f"{number}.png")
+    trained = run(project, f"train.py {TINY}", home=tmp_path_factory.mktemp("home"))
+    assert trained.code == 0, trained.err
+    return project
 
-    found = [line for line in commands(project / "README.md") if line not in ELSEWHERE]
-    assert len(found) >= 8
-    assert all(line.startswith("python ") for line in found)
-    ready = [line.removeprefix("python ").replace("<id>", folder.name) for line in found]
-    alone = [line for line in ready if "ddp" in line or "--resume" in line]
-    together = [line for line in ready if line not in alone]
-    quick = [line.replace("train.py", f"train.py {TINY}") for line in together]
-    done = dict(zip(quick, run_many(project, quick, home=tmp_path), strict=True))
-    for line in alone:  # a run that goes on keeps its settings
-        line = line if "--resume" in line else line.replace("train.py", f"train.py {TINY}")
-        done[line] = run(project, line, home=tmp_path, network=True)
-    assert {line: result.err for line, result in done.items() if result.code != 0} == {}
-    (longer,) = [line for line in alone if "--resume" in line and "max_epochs" in line]
-    assert f"epoch {int(longer.split()[-1]) - 1} " in done[longer].err
+
+def run_of(project: Path) -> Path:
+    """Return the folder of the first run."""
+    return min((project / "runs").glob("*/config.yaml")).parent
+
+
+def test_commands_of_the_generated_project(project, tmp_path):
+    name = run_of(project).name
+    alone = []
+    together = []
+    for line in commands(project / "README.md"):
+        if line in ELSEWHERE:
+            continue
+        assert line.startswith("python ")
+        command = line.removeprefix("python ").replace("<id>", name)
+        if "--resume" not in command:  # a run that goes on keeps its settings
+            command = command.replace("train.py", f"train.py {TINY}")
+        if "ddp" in command:
+            alone.append(command)
+        else:
+            together.append(command)
+    assert len(together) >= 10
+
+    fast = {"WANDB_MODE": "disabled"}
+    done = dict(zip(together, run_many(project, together, home=tmp_path, variables=fast), strict=True))
+    for command in alone:
+        done[command] = run(project, command, home=tmp_path, network=True, variables=fast)
+    failed = {command: result.err for command, result in done.items() if result.code != 0}
+    assert failed == {}
+    (longer,) = [command for command in together if "--resume" in command and "max_epochs" in command]
+    epochs = int(longer.split()[-1])
+    assert f"epoch {epochs - 1} " in done[longer].err
+
+
+def test_code_of_the_generated_project(project, tmp_path):
+    """The finder in its README gives a learning rate."""
+    (finder,) = blocks(project / "README.md", "python")
+    imports = """\
+        from lightning import Trainer
+        from lightning.pytorch.tuner import Tuner
+        from my_project.data import DataModule
+        from my_project.model import Model
+        """
+    (project / "find_rate.py").write_text(textwrap.dedent(imports) + finder, encoding="utf-8")
+    result = run(project, "find_rate.py", home=tmp_path)
+    assert result.code == 0, result.err
+    assert 0 < float(result.out.splitlines()[-1]) < 1
+
+
+def test_metrics_are_read_as_the_readme_says(project):
+    readme = (project / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"`(pandas\.read_csv\(path\)\.[^`]+)`", readme)
+    table = eval(code, {"pandas": pandas, "path": run_of(project) / "metrics.csv"})
+    assert {"train/loss", "val/loss", "test/acc"} <= set(table)
+    assert table.index.is_unique
+
+
+@pytest.mark.parametrize("task", ["text", "audio", "tabular"])
+def test_code_for_the_other_tasks_names_what_is_linked(bake, task):
+    """The finder gives `Model` all arguments that are properties of the data module and have no default."""
+    project = bake(accept_hooks=False, task=task)
+    (finder,) = blocks(project / "README.md", "python")
+    calls = [node for node in ast.walk(ast.parse(finder)) if isinstance(node, ast.Call)]
+    (model,) = [call for call in calls if getattr(call.func, "id", None) == "Model"]
+    data = (project / "my_project" / "data.py").read_text(encoding="utf-8")
+    for keyword in model.keywords:
+        assert ast.unparse(keyword.value) == f"data.{keyword.arg}"
+        assert f"    def {keyword.arg}(self)" in data

@@ -78,12 +78,15 @@ def call(folder: Path, *arguments: str) -> None:
 
 def test_every_file_parses(projects):
     parsers = {".py": ast.parse, ".toml": tomllib.loads, ".yaml": yaml.safe_load, ".yml": yaml.safe_load}
+    parsed = set()  # most files are the same in each project
     for project in projects.values():
         for ending, parse in parsers.items():
             files = texts(project, ending)
             assert files
             for path, text in files.items():
-                assert parse(text), path
+                if text not in parsed:
+                    assert parse(text), path
+                    parsed.add(text)
 
 
 def test_no_jinja_is_left(projects):

@@ -156,27 +156,30 @@ def test_ci_runs_the_tests():
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize(("text", "passes"), [("def test_it(): pass", True), ("", False)])
-def test_ci_fails_where_no_test_ran(tmp_path, text, passes):
-    """Lay what .ci/run reads around one test file, in an environment that counts as installed."""
+def test_ci_fails_where_no_test_ran(tmp_path):
+    """Lay what .ci/run reads around an empty test file, in an environment that counts as installed."""
     for name in [".ci/run", "Makefile", "pyproject.toml"]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)
-    for name in ["requirements-dev.txt", "cookiecutter/requirements.txt", ".venv/installed"]:
+    for name in [
+        "requirements-dev.txt",
+        "cookiecutter/requirements.txt",
+        "tests/test_a.py",
+        ".venv/installed",
+    ]:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     python.chmod(0o755)
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "test_a.py").write_text(text)
     hidden = ("PYTEST_", "MAKE")
     variables = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
     variables["WORKERS"] = "1"
     command = [str(tmp_path / ".ci" / "run")]
     done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=100)
-    assert (done.returncode == 0) == passes, done.stdout + done.stderr
+    assert "no tests ran" in done.stdout, done.stdout + done.stderr
+    assert done.returncode != 0
     assert ".ci/run: exit code" in done.stdout
 
 
@@ -231,13 +234,6 @@ def test_names_that_windows_refuses_are_recognised():
     for name in ["<a>/b", "a|b", "a?", "a: b", "nul.txt", "x/CON", "end.", "end /b", "a\\b"]:
         assert windows_refuses(name), name
     assert not windows_refuses("{{cookiecutter.project}}/console.py")
-
-
-def test_nothing_that_git_ignores_lies_in_the_template():
-    """Cookiecutter would copy it into each project."""
-    folders = [TEMPLATE.name, "templates"]
-    ignored = run("git", "ls-files", "--others", "--ignored", "--exclude-standard", "--", *folders)
-    assert not ignored, "remove caches: git clean -Xdf -- '{{cookiecutter.project}}' templates"
 
 
 def test_the_license_is_mit():

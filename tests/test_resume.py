@@ -10,22 +10,55 @@ from project import environment
 
 pytestmark = pytest.mark.slow
 
-# How many steps each case has, and so checkpoints to go on from.
+# How many checkpoints to go on from each case has: one before each optimizer step, without the validation
+# that stops early. Two epochs of three batches make six.
 POINTS = {
-    "default": 12,
-    "augmentation": 12,
-    "workers": 12,
-    "plateau": 9,  # steps of two batches
-    "plateau_rare_validation": 20,
-    "validation_within": 12,
-    "validation_always": 12,
-    "max_steps": 10,
-    "early_stop": 12,  # of 36
+    "shipped": 6,
+    "finetuning": 9,
+    "classifier": 9,
+    "workers": 9,
+    "plateau": 6,  # steps of two batches, of which five make an epoch
+    "plateau_rare_validation": 12,
+    "validation_within": 6,
+    "validation_always": 6,
+    "max_steps": 7,
+    "early_stop": 6,  # of 27
     "one_batch_epochs": 5,
-    "average": 12,
-    "logged": 12,
-    "finetuning": 12,
+    "average": 6,
+    "stochastic_average": 10,  # the last in the epoch that Lightning adds to measure the batch norm
+    "accumulation_scheduler": 5,
+    "second_checkpoint": 6,
+    "own_loader": 6,
+    "own_loader_workers": 6,
+    "sampler_without_length": 6,
+    "batch_sampler_without_length": 6,
+    "whole_batches": 6,
+    "single_items": 6,
+    "stream": 12,
+    "stream_workers": 6,
+    "stream_with_length": 12,
+    "stream_too_long": 12,
+    "stream_with_state": 12,
+    "stream_of_batches": 6,
+    "combined": 10,
+    "combined_workers": 10,
+    "combined_max_size": 10,
+    "lists": 6,
+    "language": 6,
+    "own_batch": 6,
+    "gan": 6,
+    "own_accumulation": 9,
+    "skipped_steps": 6,
+    "reloaded": 15,
+    "boring": 6,
+    "boring_own_loaders": 6,
+    "boring_manual": 6,
+    "demo": 6,
+    "transformer": 6,
+    "unusual_weights": 6,
 }
+# In the added epoch StochasticWeightAveraging has taken its scheduler away; no step needs it any more.
+KNOWN = {"stochastic_average": [[9, ["last.ckpt callbacks", "last.ckpt lr_schedulers"]]]}
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +75,28 @@ def answers(bake, tmp_path_factory) -> dict[str, dict]:
         timeout=560,
     )
     assert done.returncode == 0, done.stderr
-    return {answer.pop("case"): answer for answer in map(json.loads, done.stdout.splitlines())}
+    answers = {}
+    for line in done.stdout.splitlines():
+        answer = json.loads(line)
+        answers[answer["case"]] = answer
+    return answers
 
 
 @pytest.mark.parametrize("case", POINTS)
 def test_every_step_is_a_point_to_go_on_from(answers, case):
-    assert answers[case]["different"] == []
+    assert "error" not in answers[case], answers[case]["error"]
+    assert answers[case]["different"] == KNOWN.get(case, [])
     assert answers[case]["points"] == POINTS[case]
 
 
 def test_with_an_ordinary_loader_every_point_is_different(answers):
-    assert len(answers["ordinary_loader"]["different"]) == answers["ordinary_loader"]["points"] == 12
+    """The negative control: the comparison sees what the machinery is there to prevent."""
+    different = answers["ordinary_loader"]["different"]
+    assert len(different) == answers["ordinary_loader"]["points"] == 9
+    for _, names in different:
+        assert "last.ckpt state_dict" in names
 
 
 def test_the_number_of_workers_changes_nothing(answers):
-    assert (
-        answers["workers"]["weights"] == answers["augmentation"]["weights"] != answers["default"]["weights"]
-    )
+    assert answers["workers"]["weights"] == answers["classifier"]["weights"]
+    assert answers["combined_workers"]["weights"] == answers["combined"]["weights"]

@@ -1,12 +1,14 @@
 """Each task has its data and its network; all else is the same. A fifth task is tested here by itself."""
 
 import difflib
+import importlib
 import itertools
 import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +19,8 @@ from project import TINY, environment, run, run_many
 
 TASKS = QUESTIONS["task"]
 OWN = {"my_project/data.py", "my_project/network.py"}
-# How many lines of other files may name the task: texts, requirements, settings, links.
-NAMING = {"README.md": 30, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1, "train.py": 1}
+# How many lines of other files may name the task: texts, requirements, settings.
+NAMING = {"README.md": 30, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1}
 
 
 @pytest.fixture(scope="module")
@@ -45,34 +47,27 @@ def test_two_tasks_differ_in_data_and_network_only(projects, one, other):
         assert files[0][name].read_text(encoding="utf-8") != files[1][name].read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_task_is_small(projects, task):
-    files = [projects[task] / "my_project" / name for name in ("data.py", "network.py", "model.py")]
-    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
-    assert sum(bool(line.strip()) for line in lines) <= 300
-
-
 @pytest.fixture(scope="module")
-def loading(projects):
-    """Import the module that splits; the task does not matter."""
+def harness(projects):
+    """Import the modules that split and order; the task does not matter."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(projects["image"])
-        import my_project.harness.loading as loading
-
-        yield loading
+        names = ("batches", "splits")
+        modules = {name: importlib.import_module(f"my_project.harness.{name}") for name in names}
+        yield SimpleNamespace(**modules)
         for name in [name for name in sys.modules if name.startswith("my_project")]:
             del sys.modules[name]
 
 
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), folds=st.integers(2, 6), seed=st.integers(0, 99), stratified=st.booleans())
-def test_folds_partition_the_data(loading, data, folds, seed, stratified):
+def test_folds_partition_the_data(harness, data, folds, seed, stratified):
     """Each example is tested on in one fold, and no fold has it in two splits."""
     count = data.draw(st.integers(10 * folds, 200))
     strata = [i % 2 for i in range(count)] if stratified else None
     tested = []
     for fold in range(folds):
-        parts = loading.split(count, strata, 0.1, 0.2, seed, fold, folds)
+        parts = harness.splits.split(count, strata, 0.1, 0.2, seed, fold, folds)
         assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(count))
         assert all(len(part) for part in parts.values())
         tested += parts["test"].tolist()
@@ -81,10 +76,10 @@ def test_folds_partition_the_data(loading, data, folds, seed, stratified):
 
 @settings(max_examples=60, deadline=None)
 @given(count=st.integers(30, 300), val=st.floats(0.1, 0.3), test=st.floats(0.1, 0.3), seed=st.integers(0, 99))
-def test_a_split_loses_nothing_and_is_the_same_again(loading, count, val, test, seed):
+def test_a_split_loses_nothing_and_is_the_same_again(harness, count, val, test, seed):
     strata = ["a", "b", "b"] * (count // 3)
-    parts = loading.split(len(strata), strata, val, test, seed, None, 5)
-    again = loading.split(len(strata), strata, val, test, seed, None, 5)
+    parts = harness.splits.split(len(strata), strata, val, test, seed, None, 5)
+    again = harness.splits.split(len(strata), strata, val, test, seed, None, 5)
     assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(strata)))
     assert all((parts[name] == again[name]).all() for name in parts)
     assert abs(len(parts["test"]) - test * len(strata)) <= 1
@@ -93,13 +88,13 @@ def test_a_split_loses_nothing_and_is_the_same_again(loading, count, val, test, 
 
 @settings(max_examples=60, deadline=None)
 @given(lengths=st.lists(st.integers(1, 100), min_size=1, max_size=200), size=st.integers(1, 32))
-def test_similar_lengths_draw_each_example_once(loading, lengths, size):
-    assert sorted(loading.SimilarLengths(lengths, size)) == list(range(len(lengths)))
+def test_similar_lengths_draw_each_example_once(harness, lengths, size):
+    assert sorted(harness.batches.SimilarLengths(lengths, size)) == list(range(len(lengths)))
 
 
-def test_the_longest_examples_are_trained_on(loading):
+def test_the_longest_examples_are_trained_on(harness):
     """The smaller last batch, which is dropped, is not always theirs."""
-    dropped = [min(list(loading.SimilarLengths(range(1, 103), 10))[-2:]) for _ in range(30)]
+    dropped = [min(list(harness.batches.SimilarLengths(range(1, 103), 10))[-2:]) for _ in range(30)]
     assert min(dropped) < 50 < max(dropped)
 
 
@@ -114,16 +109,16 @@ def test_one_batch_is_not_all_batches(projects, tmp_path, task):
 
 
 PADDING = """
-import torch, train
+import torch
 from torch.nn import functional as F
 from my_project.data import DataModule
+from my_project.harness.settings import linked_names
 from my_project.model import Model
 
 torch.manual_seed(0)
 data = DataModule()
 data.setup("fit")
-links = {to.split(".")[1]: getattr(data, source.split(".")[1]) for source, to in train.LINKS.items()}
-model = Model(**links)
+model = Model(**{name: getattr(data, name) for name in linked_names(Model, DataModule)})
 inputs, targets = next(iter(data.train_dataloader()))
 model(inputs)  # in training: the running statistics of batch normalisation are no longer 0 and 1
 model.eval()
@@ -151,14 +146,16 @@ def test_order_and_padding_of_a_batch_do_not_matter(projects, tmp_path, task):
 
 def table_of_examples(folder: Path) -> list[dict]:
     """Return the rows of the table of test examples that W&B was given."""
-    (path,) = folder.glob("wandb/offline-run-*/files/media/table/test/examples_*.json")
+    places = folder.parent.glob(f"wandb/offline-run-*-{folder.name}/files/media/table/test")
+    (path,) = [path for place in places for path in place.glob("examples_*.json")]
     table = json.loads(path.read_text(encoding="utf-8"))
     return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
 def holds(folder: Path, start: bytes) -> bool:
     """Return whether a file that waits for its upload begins so."""
-    return any(path.read_bytes().startswith(start) for path in folder.glob("wandb/artifacts/staging/*"))
+    waiting = folder.parent.glob("wandb/artifacts/staging/*")
+    return any(path.read_bytes().startswith(start) for path in waiting)
 
 
 # How an example of each task is shown.
@@ -176,7 +173,7 @@ def test_numbers_are_shown_with_their_errors(projects, tmp_path):
     command = f"train.py {TINY} --data.dataset diabetes --trainer.default_root_dir numbers"
     (trained,) = run_many(project, [command], home=tmp_path)
     assert trained.code == 0, trained.err
-    (folder,) = (project / "numbers").iterdir()
+    (folder,) = [path.parent for path in (project / "numbers").glob("*/config.yaml")]
     assert {path.name for path in folder.glob("*.png")} == {"learning_curves.png", "predictions.png"}
     shown = table_of_examples(folder)
     errors = [row["prediction"] - row["target"] for row in shown]
@@ -194,7 +191,7 @@ def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     warned = [line for line in trained.err.splitlines() if "Warning: " in line]
     expected = ("LeafSpec", "JsonargparseDeprecationWarning", "Implicitly cleaning up")
     assert [line for line in warned if not any(word in line for word in expected)] == []
-    (folder,) = (project / "runs").iterdir()
+    (folder,) = [path.parent for path in (project / "runs").glob("*/config.yaml")]
     pictures = {"learning_curves.png", "confusion_matrix.png", "examples.png"}
     assert {path.name for path in folder.glob("*.png")} == pictures
     shown = table_of_examples(folder)

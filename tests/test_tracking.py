@@ -1,7 +1,8 @@
-"""What W&B shows of a run, that the same run goes on, sweeps, and other loggers or none."""
+"""What is recorded of a run, what W&B shows of it, that the same run goes on, sweeps, and other loggers."""
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 from project import TINY, environment, run
@@ -43,6 +45,22 @@ def call(project: Path, home: Path, command: str, variables: dict[str, str], cod
     return done.err + done.out
 
 
+def runs(project: Path) -> set[Path]:
+    """Return the folders of the project's runs; `runs/wandb` has W&B's files of all of them."""
+    return {file.parent for file in project.glob("runs/*/config.yaml")}
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Return the directories in which W&B has recorded a run."""
+    return list((folder.parent / "wandb").glob(f"*run-*-{folder.name}"))
+
+
+def test_records_of_ordinary_lightning_code(project, home):
+    shutil.copy(Path(__file__).parent / "inside" / "test_records.py", project / "tests")
+    done = run(project, "-m pytest -q tests/test_records.py", home=home)
+    assert done.code == 0, done.out + done.err
+
+
 @pytest.fixture(scope="module")
 def online(project, home) -> tuple[WandbServer, Run, str]:
     """Train with everything that can be asked for; return the server, its run and what was printed."""
@@ -65,6 +83,14 @@ def test_all_metrics_share_one_step_axis(online):
     assert [names[name] for name in ["train/lr", "train/grad_norm", "train/loss_step"]] == [26, 26, 26]
     axes = json.loads(online[1].settings["config"])["_wandb"]["value"]["m"]
     assert {axis.get("1") or axis.get("2") for axis in axes} == {STEP, "*", "val/loss"}
+
+
+def test_what_belongs_to_a_step_is_one_row(online):
+    """So one metric can be drawn over another: the speed of an epoch beside its metrics."""
+    rows = [line for line in online[1].history if "train/loss" in line]
+    assert all("time/epoch_seconds" in line for line in rows)
+    (row,) = [line for line in online[1].history if "test/loss" in line]
+    assert {"test/examples", "test/classes", "test/acc"} <= row.keys()
 
 
 def test_the_summary_has_best_and_last_of_what_is_monitored(online):
@@ -95,12 +121,12 @@ def test_confusions_classes_and_mistakes(online):
 
 def test_settings_code_and_checkpoint(online, project):
     server, record, _ = online
-    (folder,) = (project / "runs").iterdir()
+    (folder,) = runs(project)
     settings = yaml.safe_load((folder / "config.yaml").read_text())
     assert {key: record.config[key] for key in settings} == settings
     assert record.config["parameters"] == 1938
     assert not [key for key in record.config if "." in key or "/" in key]
-    assert {"model.py", "harness/tracking.py", "config.yaml"} <= server.artifacts.keys()
+    assert {"model.py", "harness/tracking.py"} <= server.artifacts.keys()
     assert record.files["code/train.py"] == (project / "train.py").read_bytes()
     aliases = {a["artifactTypeName"]: {x["alias"] for x in a["aliases"]} for a in record.artifacts}
     assert aliases["model"] == {"best", "latest"}
@@ -133,6 +159,21 @@ def test_by_default_no_checkpoint_is_uploaded_and_a_crash_is_told(project, home)
     assert "model" not in {artifact["artifactTypeName"] for artifact in record.artifacts}
 
 
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_a_start_that_fails_before_the_first_step_leaves_nothing(project, home, mode):
+    """With a wrong setting W&B is not even opened; in the first step, the run was opened a moment before."""
+    before = set(project.glob("runs/*")), set(project.glob("runs/wandb/*run-*"))
+    with WandbServer() as server:
+        variables = login(server) if mode == "online" else OFFLINE
+        call(project, home, "train.py --data.batch_size -1", variables, code=1)
+        assert list(server.runs) == []
+        output = call(project, home, "train.py --model.width 0", variables, code=1)
+    assert "Traceback" in output or "error: " in output
+    after = set(project.glob("runs/*")), set(project.glob("runs/wandb/*run-*"))
+    assert after[0] - before[0] <= {project / "runs" / "wandb"}
+    assert after[1] == before[1]
+
+
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_is_not_shown_as_finished(project, home, signum, code):
     flags = f"train.py {TINY} --trainer.max_epochs 5000 --early_stopping.patience 5000"
@@ -158,8 +199,8 @@ def test_a_stopped_run_is_not_shown_as_finished(project, home, signum, code):
 
 def kill_while_training(project: Path, home: Path, variables: dict[str, str]) -> Path:
     """Train, kill it in the middle of its 31st epoch or a later one, return the run's folder."""
-    before = set(project.glob("runs/*"))
-    flags = "--trainer.max_epochs 500 --early_stopping.patience 500 --trainer.log_every_n_steps 1"
+    before = runs(project)
+    flags = "--trainer.max_epochs 200 --early_stopping.patience 200 --trainer.log_every_n_steps 1"
     process = subprocess.Popen(
         [sys.executable, "train.py", *TINY.split(), *flags.split()],
         cwd=project,
@@ -170,13 +211,11 @@ def kill_while_training(project: Path, home: Path, variables: dict[str, str]) ->
         text=True,
     )
     with process:
-        epochs = (line for line in process.stderr if line.startswith("epoch "))
-        for _, _ in zip(range(30), epochs, strict=False):
-            pass
-        (folder,) = set(project.glob("runs/*")) - before
+        next(line for line in process.stderr if line.startswith("epoch 29 "))
+        (folder,) = runs(project) - before
         while True:
             process.send_signal(signal.SIGSTOP)
-            if "train/" in (folder / "metrics.csv").read_text().splitlines()[-1]:
+            if "train/loss_step" in (folder / "metrics.csv").read_text().splitlines()[-1]:
                 break  # in the middle of an epoch: the steps since the last checkpoint will be repeated
             process.send_signal(signal.SIGCONT)
             time.sleep(0.01)
@@ -195,17 +234,21 @@ def test_a_killed_run_goes_on_as_the_same_run(project, home, mode):
             killed = server.runs[folder.name]
             assert killed.exit_codes == []  # so W&B shows it as crashed
             config = killed.config
-        call(project, home, f"train.py --resume runs/{folder.name} --trainer.max_epochs 60", variables)
+        call(project, home, f"train.py --resume runs/{folder.name}", variables)
         if mode == "offline":
-            call(project, home, f"wandb sync runs/{folder.name}/wandb", login(server))
+            both = " ".join(str(path) for path in sorted(recordings(folder)))
+            call(project, home, f"wandb sync {both}", login(server))
     record = server.runs[folder.name]
     assert set(server.runs) == {folder.name}
-    steps = [line[STEP] for line in record.history]
-    assert steps == sorted(steps)
-    metrics = [(line[STEP], name) for line in record.history for name in line if "/" in name and name != STEP]
-    assert len(metrics) == len(set(metrics))
-    epochs = {line[STEP] for line in record.history if "val/loss" in line}
-    assert len(epochs) == 60
+    values: dict[tuple[int, str], float] = {}
+    for line in record.history:
+        for name in line.keys() - {STEP}:
+            if not name.startswith(("_", "time/")):
+                same = values.setdefault((line[STEP], name), line[name])
+                assert line[name] == same, (line[STEP], name)  # what was repeated draws the same points
+    rows = pd.read_csv(folder / "metrics.csv")
+    assert set(zip(rows["step"], rows["name"], strict=True)) <= values.keys()
+    assert len([step for step, name in values if name == "val/loss"]) == 200
     assert record.exit_codes[-1] == 0
     if mode == "online":
         assert record.config["model"] == config["model"]
@@ -243,13 +286,13 @@ def test_a_sweep(project, home):
     ],
 )
 def test_other_loggers(project, home, logger, row):
-    before = set(project.glob("runs/*"))
+    before = runs(project)
     done = run(project, f"train.py {TINY} --trainer.logger {logger}", home=home)
     assert done.code == 0, done.err
-    (folder,) = set(project.glob("runs/*")) - before
+    (folder,) = runs(project) - before
     assert re.search(f"^{row}$", done.out, re.MULTILINE)
     assert "wandb" not in done.out.lower()
-    assert not (folder / "wandb").exists()
+    assert recordings(folder) == []
     assert "test/acc" in (folder / "metrics.csv").read_text()
     assert (folder / "lightning_logs" / "version_0" / "metrics.csv").exists() == (logger == "CSVLogger")
 
@@ -259,30 +302,3 @@ def test_a_logger_that_is_not_installed(project, home):
     assert done.code == 1
     assert "error: 'lightning.pytorch.loggers.TensorBoardLogger': Neither" in done.err.splitlines()[-1]
     assert "Traceback" not in done.err
-
-
-def test_the_workspace(project, home):
-    with WandbServer() as server:
-        call(project, home, f"train.py {TINY} --trainer.log_every_n_steps 2", login(server))
-        ((name, _),) = server.runs.items()
-        url = call(project, home, f"workspace.py runs/{name}", login(server)).splitlines()[-1]
-    (view,) = server.views
-    assert f"/e/{project.name}" in url
-    assert (view["entityName"], view["projectName"]) == ("e", project.name)
-    sections = json.loads(view["spec"])["section"]["panelBankConfig"]["sections"]
-    shown = {section["name"]: json.dumps(section["panels"]) for section in sections}
-    for section, metrics in {
-        "Training and validation": ["train/loss", "val/loss", "train/acc", "val/acc"],
-        "Steps": ["train/grad_norm", "train/loss_step", "train/lr"],
-        "Test": ["test/acc", "test/loss", "test/examples", "test/confusion_matrix"],
-        "Speed": ["time/samples_per_second", "time/epoch_seconds"],
-    }.items():
-        assert [metric for metric in metrics if f'"{metric}"' not in shown[section]] == []
-
-
-def test_a_workspace_needs_a_login_and_a_run(project, home):
-    nowhere = call(project, home, "workspace.py nowhere", {}, code=1)
-    assert "error: nowhere is not the folder of a run" in nowhere
-    call(project, home, f"train.py {TINY}", OFFLINE)
-    folder = max(project.glob("runs/*"))
-    assert "run wandb login first\n" in call(project, home, f"workspace.py {folder}", {}, code=1)

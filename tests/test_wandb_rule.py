@@ -27,13 +27,18 @@ def project(bake) -> Path:
     return bake(accept_hooks=False)
 
 
+def runs(project: Path) -> set[Path]:
+    """Return the folders of the project's runs; `runs/wandb` has W&B's files of all of them."""
+    return {file.parent for file in project.glob("runs/*/config.yaml")}
+
+
 def train(project: Path, home: Path, *flags: str, **variables: str) -> tuple[str, Path]:
     """Run train.py as a user would; return its output and the run's folder. It may take MOST seconds."""
-    before = set(project.glob("runs/*"))
+    before = runs(project)
     command = " ".join(["train.py", TINY, "--trainer.log_every_n_steps 2", *flags])
     done = run(project, command, home=home, network=True, timeout=MOST, variables=variables)
     assert done.code == 0, done.out + done.err
-    (folder,) = set(project.glob("runs/*")) - before
+    (folder,) = runs(project) - before
     return done.out + done.err, folder
 
 
@@ -55,23 +60,35 @@ def wandb(project: Path, home: Path, command: str, server: WandbServer | None = 
 
 
 def logged(folder: Path) -> set[tuple[int, str, float]]:
+    """Return step, name and value of each row of a run's metrics.csv."""
+    rows = set()
     with (folder / "metrics.csv").open(encoding="utf-8") as file:
-        return {(int(row["step"]), row["name"], float(row["value"])) for row in csv.DictReader(file)}
+        for row in csv.DictReader(file):
+            rows.add((int(row["step"]), row["name"], float(row["value"])))
+    return rows
 
 
 def in_history(history: list[dict]) -> set[tuple[int, str, float]]:
-    return {
-        (line.get("trainer/global_step"), name, value)
-        for line in history
-        for name, value in line.items()
-        if isinstance(value, int | float)
-    }
+    """Return step, name and value of each number that the server has."""
+    rows = set()
+    for line in history:
+        for name, value in line.items():
+            if isinstance(value, int | float):
+                rows.add((line.get("trainer/global_step"), name, value))
+    return rows
 
 
 def on_disk(project: Path, home: Path, folder: Path) -> list[dict]:
-    """Return the lines of history that W&B's own reader finds in the run's folder."""
-    records = wandb(project, home, f"wandb leet inspect --json {folder}/wandb/latest-run").splitlines()
-    return [record for record in map(json.loads, records) if record["type"] == "history"]
+    """Return the lines of history that W&B's own reader finds in the directory of the run."""
+    (recorded,) = recordings(folder)
+    lines = wandb(project, home, f"wandb leet inspect --json {recorded}").splitlines()
+    records = [json.loads(line) for line in lines]
+    return [record for record in records if record["type"] == "history"]
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Return the directories in which W&B has recorded a run."""
+    return list((folder.parent / "wandb").glob(f"*run-*-{folder.name}"))
 
 
 def assert_sync_delivers_all(project: Path, home: Path, output: str, folder: Path) -> None:
@@ -83,6 +100,15 @@ def assert_sync_delivers_all(project: Path, home: Path, output: str, folder: Pat
         assert logged(folder) <= in_history(record.history)
         assert len(record.history) == len(on_disk(project, home, folder))
         assert "test/examples" in record.summary
+
+
+def test_wandb_dir_is_respected(project, tmp_path):
+    elsewhere = tmp_path / "scratch"
+    elsewhere.mkdir()
+    output, folder = train(project, tmp_path, WANDB_MODE="offline", WANDB_DIR=str(elsewhere))
+    assert recordings(folder) == []
+    assert len(list((elsewhere / "wandb").glob(f"offline-run-*-{folder.name}"))) == 1
+    assert re.search(rf"^charts +wandb leet {elsewhere}/wandb$", output, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +149,7 @@ def test_a_login_puts_the_run_online(project, tmp_path):
     with WandbServer() as server:
         output, folder = train(project, tmp_path, WANDB_API_KEY=KEY, WANDB_BASE_URL=server.url)
         record = server.runs[folder.name]
-    assert f"charts         {server.url}" in output
+    assert re.search(rf"^charts +{server.url}", output, re.MULTILINE)
     assert "upload" not in output
     assert record.exit_codes == [0]
     assert logged(folder) <= in_history(record.history)
@@ -133,7 +159,7 @@ def test_disabled_records_nothing(project, tmp_path):
     output, folder = train(project, tmp_path, WANDB_MODE="disabled")
     assert "W&B is disabled: set by WANDB_MODE" in output
     assert "wandb leet" not in output
-    assert not (folder / "wandb").exists()
+    assert recordings(folder) == []
     assert "test/acc" in {name for _, name, _ in logged(folder)}
 
 
@@ -148,11 +174,10 @@ def test_two_processes_make_one_run_online(project, tmp_path):
     assert logged(folder) <= in_history(record.history)
     matrix = json.loads(next(data for name, data in record.files.items() if "confusion_matrix" in name))
     assert sum(count for *_, count in matrix["data"]) == 355
+    labels = {}
     digits = load_digits()
-    labels = {
-        np.uint8(image / 16 * 255 + 0.5).tobytes(): label
-        for image, label in zip(digits.images, digits.target, strict=True)
-    }
+    for image, label in zip(digits.images, digits.target, strict=True):
+        labels[np.uint8(image / 16 * 255 + 0.5).tobytes()] = label
     for image, target, *_ in json.loads(server.artifacts["test/examples.table.json"])["data"]:
         pixels = np.array(Image.open(io.BytesIO(server.artifacts[image["path"]])))
         assert str(labels[pixels.tobytes()]) == target

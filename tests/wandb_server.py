@@ -60,7 +60,6 @@ class WandbServer(ThreadingHTTPServer):
         self.sweeps: dict[str, str] = {}
         self.commands: list[dict] = []
         self.operations: list[str] = []
-        self.views: list[dict] = []
 
     def __enter__(self) -> "WandbServer":
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
@@ -119,10 +118,6 @@ class WandbServer(ThreadingHTTPServer):
                 return {"createArtifactFiles": {"files": {"edges": edges}}}
             case "CommitArtifact":
                 return {"commitArtifact": {"artifact": {"id": "a", "digest": "d"}}}
-            case "UpsertView2":
-                self.views.append(given)
-                view = {"id": "view", "name": given["name"]}
-                return {"upsertView": {"view": view, "inserted": True}}
             case "UpsertSweep":
                 name = f"sweep{len(self.sweeps)}"
                 self.sweeps[name] = given["config"]

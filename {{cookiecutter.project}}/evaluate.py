@@ -3,7 +3,10 @@
 from pathlib import Path
 
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness.errors import UserError, one_line_errors
+from {{ cookiecutter.__package }}.harness.errors import (
+    UserError,
+    one_line_errors,
+)
 from {{ cookiecutter.__package }}.harness.inference import TrainedRun
 from {{ cookiecutter.__package }}.model import Model
 

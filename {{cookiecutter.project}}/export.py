@@ -14,9 +14,18 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness.errors import UserError, one_line_errors
-from {{ cookiecutter.__package }}.harness.folder import shortened, whole_file
-from {{ cookiecutter.__package }}.harness.inference import TrainedRun, are_probabilities
+from {{ cookiecutter.__package }}.harness.errors import (
+    UserError,
+    one_line_errors,
+)
+from {{ cookiecutter.__package }}.harness.folder import (
+    shortened,
+    whole_file,
+)
+from {{ cookiecutter.__package }}.harness.inference import (
+    TrainedRun,
+    are_probabilities,
+)
 from {{ cookiecutter.__package }}.model import Model
 
 TOLERANCE = 1e-4
@@ -54,7 +63,9 @@ def main() -> None:
 
     session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
     inputs = named_tensors(model, other)
-    feed = {known.name: inputs[known.name].numpy() for known in session.get_inputs()}
+    feed = {}
+    for known in session.get_inputs():
+        feed[known.name] = inputs[known.name].numpy()
     difference = largest_difference(session.run(None, feed), predictor.results(other))
     if not difference < TOLERANCE:
         raise UserError(f"ONNX and checkpoint differ by {difference:.1e}, so {output} is not written")
@@ -85,8 +96,9 @@ class Predictor(nn.Module):
         given = iter(tensors)
         inputs = apply_to_collection(self.example, Tensor, lambda _: next(given))
         if not self.uses_forward:
-            alone = isinstance(inputs, tuple) and len(inputs) == 1
-            return self.model.predict_step(inputs[0] if alone else inputs, 0)
+            if isinstance(inputs, tuple) and len(inputs) == 1:
+                return self.model.predict_step(inputs[0], 0)
+            return self.model.predict_step(inputs, 0)
         if isinstance(inputs, dict):
             return self.model(**inputs)
         if isinstance(inputs, tuple):
@@ -119,14 +131,16 @@ class Predictor(nn.Module):
         for result in results:
             if result.shape[:1] != (rows,):
                 return f"{list(result.shape)} for {rows} examples"
-        return None if results else "no tensor"
+        if not results:
+            return "no tensor"
+        return None
 
 
 def example_batch(model: LightningModule, rows: int) -> Any:
     """Return `model.example_input_array` with this number of rows.
 
-    Floating-point values differ a little in each call. An axis whose size differs between two calls, in
-    a property that draws it, will be free in ONNX, as that of the batch is.
+    Floating-point values differ a little in each call, unless a property draws them anew by itself. An
+    axis whose size differs between two calls will be free in ONNX, as that of the batch is.
 
     Raises:
         UserError: If the model has no such attribute.
@@ -139,11 +153,13 @@ def example_batch(model: LightningModule, rows: int) -> Any:
             "Lightning: a batch of inputs such as forward takes"
         )
     given = row_count(example)
+    again = tensors_in("", model.example_input_array).values()
+    constant = all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))
 
     def varied(tensor: Tensor) -> Tensor:
         if tensor.shape[:1] == (given,):
             tensor = tensor[torch.arange(rows) % given]
-        if tensor.is_floating_point():
+        if constant and tensor.is_floating_point():
             tensor = tensor * (1 + 0.1 * torch.rand_like(tensor))
         return tensor
 
@@ -153,7 +169,9 @@ def example_batch(model: LightningModule, rows: int) -> Any:
 def row_count(batch: Any) -> int:
     """Return the size of the first axis of the first tensor in a batch."""
     first = next(iter(tensors_in("", batch).values()))
-    return len(first) if first.ndim else 1
+    if first.ndim == 0:
+        return 1
+    return len(first)
 
 
 def tensors_in(name: str, value: Any) -> dict[str, Tensor]:
@@ -176,11 +194,15 @@ def named_tensors(model: LightningModule, batch: Any) -> dict[str, Tensor]:
     """Return the tensors of a batch under the names that they have as arguments of `forward`."""
     if isinstance(batch, dict):
         return tensors_in("", batch)
-    arguments = batch if isinstance(batch, tuple) else (batch,)
+    arguments = batch
+    if not isinstance(batch, tuple):
+        arguments = (batch,)
     names = list(inspect.signature(model.forward).parameters)
     found = {}
     for position, argument in enumerate(arguments):
-        name = names[position] if position < len(names) else f"input_{position}"
+        name = f"input_{position}"  # of *args
+        if position < len(names):
+            name = names[position]
         found.update(tensors_in(name, argument))
     return found
 
@@ -200,7 +222,9 @@ def exported(predictor: Predictor, example: Any, other: Any, run: TrainedRun) ->
         axes = {}
         for axis, size in enumerate(tensor.shape):
             if size != others[name].shape[axis]:
-                axes[axis] = f"{name}_{axis}" if axis else "batch"
+                axes[axis] = f"{name}_{axis}"
+                if axis == 0:
+                    axes[axis] = "batch"
         free_axes.append(axes)
     try:
         program = torch.onnx.export(

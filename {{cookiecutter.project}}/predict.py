@@ -3,14 +3,24 @@
 import csv
 import io
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from {{ cookiecutter.__package }}.data import DataModule
-from {{ cookiecutter.__package }}.harness.errors import UserError, one_line_errors
-from {{ cookiecutter.__package }}.harness.folder import shortened, whole_file
-from {{ cookiecutter.__package }}.harness.inference import TrainedRun, are_probabilities
+from {{ cookiecutter.__package }}.harness.errors import (
+    UserError,
+    one_line_errors,
+)
+from {{ cookiecutter.__package }}.harness.folder import (
+    shortened,
+    whole_file,
+)
+from {{ cookiecutter.__package }}.harness.inference import (
+    TrainedRun,
+    are_probabilities,
+)
 from {{ cookiecutter.__package }}.model import Model
 
 
@@ -42,8 +52,10 @@ def main() -> None:
     count = len(next(iter(columns.values())))
     if names and count != len(names):
         raise UserError(f"predict_step returned {count} predictions for {len(names)} inputs")
-    first = {"file": names} if names else {"example": list(range(count))}
-    write_table(output, {**first, **columns})
+    first: dict[str, list] = {"example": list(range(count))}
+    if names:
+        first = {"file": names}
+    write_table(output, first | columns)
     print(f"{count} predictions written to {shortened(str(output))}")
 
 
@@ -78,17 +90,20 @@ def one_value_each(batches: list, classes: list[str]) -> dict[str, list] | None:
     """
     if classes and all(are_scores(batch, len(classes)) for batch in batches):
         return best_class(torch.cat(batches).float(), classes)
-    parts = {"prediction": batches}
-    if all(isinstance(batch, dict) for batch in batches):
-        parts = {name: [batch.get(name) for batch in batches] for name in batches[0]}
-    columns = {}
-    for name, values_of_batches in parts.items():
-        values = joined(values_of_batches)
-        if values is None:
-            return None
-        columns[name] = values
-    lengths = {len(values) for values in columns.values()}
-    return columns if len(lengths) == 1 else None
+    columns: dict[str, list] = {}
+    for batch in batches:
+        named = batch
+        if not isinstance(batch, dict):
+            named = {"prediction": batch}
+        for name, value in named.items():
+            values = values_in(value)
+            if values is None:
+                return None
+            columns.setdefault(name, []).extend(values)
+    lengths = set(map(len, columns.values()))
+    if len(lengths) != 1:
+        return None
+    return columns
 
 
 def are_scores(batch: object, num_classes: int) -> bool:
@@ -103,19 +118,16 @@ def best_class(scores: Tensor, classes: list[str]) -> dict[str, list]:
     return {"prediction": [classes[i] for i in index], name: best.tolist()}
 
 
-def joined(batches: list) -> list | None:
-    """Return the values of all batches in one list, None if they are not one value for each example."""
-    values: list = []
-    for batch in batches:
-        if isinstance(batch, Tensor) and batch.ndim == 2 and batch.shape[1] == 1:
-            values += batch[:, 0].tolist()
-        elif isinstance(batch, Tensor) and batch.ndim == 1:
-            values += batch.tolist()
-        elif isinstance(batch, list | tuple) and all(isinstance(v, str | int | float) for v in batch):
-            values += batch
-        else:
-            return None
-    return values
+def values_in(value: Any) -> list | None:
+    """Return the values of a batch, one for each example, None if they are something else."""
+    if isinstance(value, Tensor):
+        if value.ndim == 2 and value.shape[1] == 1:
+            value = value[:, 0]
+        if value.ndim == 1:
+            return value.tolist()
+    if isinstance(value, list | tuple) and all(isinstance(one, str | int | float) for one in value):
+        return list(value)
+    return None
 
 
 def save_batches(path: Path, batches: list) -> None:

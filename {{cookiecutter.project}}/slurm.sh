@@ -15,7 +15,8 @@ if [ -f "runs/$SLURM_JOB_ID/config.yaml" ]; then
 fi
 srun python train.py "$@"
 status=$?
-if [ $status -eq 143 ]; then # 128 + SIGTERM
+# 143: stopped by SIGTERM. 75: stuck, which may be over on another machine; not for ever, if it is the data.
+if [ $status -eq 143 ] || { [ $status -eq 75 ] && [ "${SLURM_RESTART_COUNT:-0}" -lt 10 ]; }; then
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit $status

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
+from {{ cookiecutter.__package }}.data import DataModule
 from {{ cookiecutter.__package }}.harness.errors import one_line_errors
 from {{ cookiecutter.__package }}.harness.training import Training
-from {{ cookiecutter.__package }}.data import DataModule
 from {{ cookiecutter.__package }}.model import Model
 
 

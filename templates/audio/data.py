@@ -24,7 +24,15 @@ from .harness.batches import (
 )
 from .harness.errors import UserError
 from .harness.files import class_folders, files_in, opened, readable
-from .harness.splits import check_shares, class_names, class_numbers, fingerprint, select, share_out
+from .harness.splits import (
+    check_shares,
+    class_names,
+    class_numbers,
+    fingerprint,
+    select,
+    share_out,
+    warn_of_other_data,
+)
 from .harness.tables import files_in_tables
 
 FORMATS = [f".{name.lower()}" for name in soundfile.available_formats()]
@@ -191,10 +199,7 @@ class DataModule(LightningDataModule):
         """Make the three data sets, once; prediction needs none of them."""
         if stage == "predict" or "train_set" in vars(self):
             return
-        if fingerprint(self.parts) != self.facts["fingerprint"]:
-            rank_zero_info(
-                "warning: the data changed since training, so test examples may have been trained on"
-            )
+        warn_of_other_data(self.parts, self.facts["fingerprint"])
         self.train_set = self.dataset("train")
         self.val_set = self.dataset("val")
         self.test_set = self.dataset("test")
@@ -239,30 +244,18 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.val_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.test_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give sound files or folders")
-        return DataLoader(
-            self.predict_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
         """Take sound files, and folders of them, to predict on; return the name of each sound.

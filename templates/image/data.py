@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -18,7 +17,15 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from .harness.batches import balanced_sampler, check_batch_size, drops_last, worker_options
 from .harness.errors import UserError
 from .harness.files import class_folders, files_in, opened, readable
-from .harness.splits import check_shares, class_names, class_numbers, fingerprint, select, share_out
+from .harness.splits import (
+    check_shares,
+    class_names,
+    class_numbers,
+    fingerprint,
+    select,
+    share_out,
+    warn_of_other_data,
+)
 from .harness.tables import files_in_tables
 
 ENDINGS = tuple(Image.registered_extensions())
@@ -201,10 +208,7 @@ class DataModule(LightningDataModule):
         """Make the three data sets, once; prediction needs none of them."""
         if stage == "predict" or "train_set" in vars(self):
             return
-        if fingerprint(self.parts) != self.facts["fingerprint"]:
-            rank_zero_info(
-                "warning: the data changed since training, so test examples may have been trained on"
-            )
+        warn_of_other_data(self.parts, self.facts["fingerprint"])
         self.train_set = self.dataset("train")
         self.val_set = self.dataset("val")
         self.test_set = self.dataset("test")
@@ -249,30 +253,18 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.val_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.test_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give image files or folders")
-        return DataLoader(
-            self.predict_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
         """Take image files, and folders of them, to predict on; return the name of each image.

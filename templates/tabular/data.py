@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from sklearn.datasets import load_breast_cancer, load_diabetes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -16,7 +15,15 @@ from torch.utils.data import DataLoader, Dataset
 from .harness.batches import balanced_sampler, check_batch_size, drops_last, worker_options
 from .harness.errors import UserError
 from .harness.files import files_in
-from .harness.splits import check_shares, class_names, class_numbers, deciles, fingerprint, share_out
+from .harness.splits import (
+    check_shares,
+    class_names,
+    class_numbers,
+    deciles,
+    fingerprint,
+    share_out,
+    warn_of_other_data,
+)
 from .harness.tables import (
     ENDINGS,
     TARGETS,
@@ -208,10 +215,7 @@ class DataModule(LightningDataModule):
         """Make the three data sets, once; prediction needs none of them."""
         if stage == "predict" or "train_set" in vars(self):
             return
-        if fingerprint(self.parts) != self.facts["fingerprint"]:
-            rank_zero_info(
-                "warning: the data changed since training, so test examples may have been trained on"
-            )
+        warn_of_other_data(self.parts, self.facts["fingerprint"])
         self.train_set = self.dataset("train")
         self.val_set = self.dataset("val")
         self.test_set = self.dataset("test")
@@ -280,30 +284,18 @@ class DataModule(LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.val_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(
-            self.test_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give tables")
-        return DataLoader(
-            self.predict_set,
-            batch_size=self.hparams.batch_size,
-            collate_fn=collate,
-            **self.workers,
-        )
+        size = self.hparams.batch_size
+        return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
         """Take the rows of tables to predict on; return `file:row` of each.

@@ -1,4 +1,4 @@
-"""Sparse gradients, a lazy layer, a parameter that is fixed, and a buffer of minus infinity."""
+"""Sparse gradients, a layer that gets its shape with the first batch, a fixed parameter, infinite values."""
 
 import torch
 from lightning import LightningDataModule, LightningModule
@@ -13,9 +13,6 @@ class Model(LightningModule):
         self.net = nn.LazyLinear(10)
         self.fixed = nn.Parameter(torch.full((10,), -torch.inf), requires_grad=False)
         self.register_buffer("mask", torch.full((10,), -torch.inf))
-
-    def setup(self, stage):
-        self(torch.zeros(1, 3, dtype=torch.long))  # the lazy layer gets its shape
 
     def forward(self, words):
         scores = self.net(self.embedding(words).flatten(1))  # (B, 10)

@@ -41,7 +41,7 @@ def call(script, *arguments: str | Path) -> int | str | None:
 
 def debug_run(root: Path, *settings: str) -> tuple[int | str | None, Path]:
     """Train on a few batches of two epochs; return the exit code and the run's folder."""
-    flags = ["--config", DEBUG, "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", *settings]
+    flags = ["--config", str(DEBUG), "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", *settings]
     code = call(train, *flags, "--trainer.default_root_dir", root)
     runs = [path.parent for path in root.glob("*/config.yaml")]
     assert len(runs) == 1, f"exit code {code}"
@@ -131,4 +131,6 @@ def test_it_learns_a_few_batches_by_heart(tmp_path: Path, monkeypatch):
     if not losses:
         pytest.skip("training_step returns no loss")
     quarter = max(1, len(losses) // 4)
-    assert mean(losses[-quarter:]) < mean(losses[:quarter])
+    first = mean(losses[:quarter])
+    last = mean(losses[-quarter:])
+    assert last < first - 0.01 * abs(first), "the loss does not fall"

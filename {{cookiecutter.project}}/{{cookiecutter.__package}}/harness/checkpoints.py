@@ -18,6 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from .errors import UserError
 from .folder import existing_run, resume_command, whole_file
+from .names import match_names
 
 # What a checkpoint has beside the model, so that a run can go on.
 TRAINING_STATE = (
@@ -29,13 +30,23 @@ TRAINING_STATE = (
     "resume",
 )
 
+PLAIN_VALUES = (
+    "hyper-parameters and the state of callbacks must be numbers, texts, tensors, and lists or dicts of them"
+)
+
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Write a checkpoint whole or not at all, and keep the last but one; load plain values only."""
+    """Write a checkpoint whole or not at all, and keep the last but one; load plain values only.
 
-    def __init__(self, model: LightningModule):
+    Args:
+        model: Whose weights are saved and loaded.
+        training: Whether the state of the training is loaded as well, not the model alone.
+    """
+
+    def __init__(self, model: LightningModule, training: bool = False):
         super().__init__()
         self.model = model
+        self.training = training
         self.proved = False  # that what is saved can be loaded
 
     def save_checkpoint(self, checkpoint: dict, path: str | Path, storage_options: Any = None) -> None:
@@ -43,18 +54,23 @@ class WholeCheckpoints(TorchCheckpointIO):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.name == "last.ckpt" and path.exists():
             path.replace(path.with_name("previous.ckpt"))
-        with whole_file(path) as file:
-            torch.save(checkpoint, file)
+        try:
+            with whole_file(path) as file:
+                torch.save(checkpoint, file)
+        except (AttributeError, TypeError, pickle.PicklingError) as error:
+            if "pickle" not in str(error):
+                raise
+            raise UserError(f"the run cannot be saved: {error}; {PLAIN_VALUES}") from error
         if not self.proved:
             read_checkpoint(path)
             self.proved = True
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict:
         """Read a checkpoint; its weights get the names that they have in the model now."""
-        from .weights import match_names
-
         checkpoint = read_checkpoint(Path(path))
         checkpoint["state_dict"] = match_names(checkpoint["state_dict"], self.model.state_dict())
+        if not self.training:
+            leave_out_training(checkpoint)
         return checkpoint
 
 
@@ -156,8 +172,13 @@ class BestCheckpoint(ModelCheckpoint):
         """Leave out the state of the training; other callbacks have put in what is theirs before."""
         refuse_nan(trainer)
         if self.saving and self.leaves_out_state:
-            for name in TRAINING_STATE:
-                checkpoint.pop(name, None)
+            leave_out_training(checkpoint)
+
+
+def leave_out_training(checkpoint: dict[str, Any]) -> None:
+    """Remove from a checkpoint what only going on with the training needs."""
+    for name in TRAINING_STATE:
+        checkpoint.pop(name, None)
 
 
 def best_checkpoint(trainer: Trainer) -> Path:
@@ -191,8 +212,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         found = re.search(r"GLOBAL (\S+)", str(error))
         kind = found[1] if found else "objects"
         raise UserError(
-            f"{path} holds more than plain values ({kind}), so it is not loaded: hyper-parameters and the "
-            "state of callbacks must be numbers, texts, tensors, and lists or dicts of them"
+            f"{path} holds more than plain values ({kind}), so it is not loaded: {PLAIN_VALUES}"
         ) from error
 
 

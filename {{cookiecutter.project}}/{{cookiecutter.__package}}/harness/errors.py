@@ -18,7 +18,7 @@ LIGHTNING = Path(lightning.__file__).resolve().parent
 
 # What PyTorch says when a machine has too little of something, and what helps.
 SHORTAGES = {
-    "out of shared memory|Bus error|No space left on device.*torch_": (
+    "out of shared memory|unable to allocate shared memory|Bus error": (
         "the workers that load data ran out of shared memory (/dev/shm): "
         "give --data.num_workers 0, smaller batches, or a larger /dev/shm"
     ),
@@ -60,7 +60,8 @@ def explanation(error: Exception) -> str | None:
     if isinstance(error, RuntimeError | OSError):
         for pattern, advice in SHORTAGES.items():
             if re.search(pattern, text):
-                return f"{advice} ({text.splitlines()[0][:200]})"
+                reason = text.strip().splitlines()[-1]  # below the traceback of a worker
+                return f"{advice} ({reason[:200]})"
     if not called_by_harness(error):
         return None
     if isinstance(error, MisconfigurationException | ModuleNotFoundError):

@@ -14,6 +14,7 @@ UNKNOWN_KEY = re.compile(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'")
 WRONG_VALUE = re.compile(r'Parser key "(.+?)":.*(?:Given|Got) value: (.*)', re.DOTALL)
 MISSING_VALUE = re.compile(r'Key "(.+?)" is required')
 WRONG_CLASS = re.compile(r"Problem with given class_path (.*?:\s+.*)")
+LINKED = re.compile(r'Linked "(?P<to>.+?)" must be given via "(?P<of>.+?)"|argument (\S+) --> (\S+): ')
 
 
 def check_settings_file(path: Path) -> None:
@@ -50,6 +51,13 @@ def explain(message: str, known: list[str], flags: list[str], files: list[Path])
     missing = MISSING_VALUE.search(message)
     if missing:
         return f"{missing[1]} has no value and no default; give --{missing[1]}"
+    linked = LINKED.match(message)
+    if linked:
+        name = linked["to"] or linked[4]
+        source = linked["of"] or linked[3]
+        if source in known:
+            return f"{name} cannot be given: it is the same as {source}; give --{source}"
+        return f"{name} cannot be given: it is taken from the data (the property {source})"
     return message
 
 
@@ -61,6 +69,7 @@ def allowed(message: str) -> str:
     kinds = []
     for kind in re.findall(r"Expected an? (?!path)(.+?)(?:\. Got|$)", message, re.MULTILINE):
         kind = re.sub(r"<class '(?:.*\.)?(\w+)'>", r"\1", kind)
+        kind = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", kind)
         kind = re.sub(r"dot import path string.*", "the name of a Lightning class", kind)
         kind = kind.replace("NoneType", "null")
         if kind not in kinds:

@@ -8,19 +8,16 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 
 from .checkpoints import WholeCheckpoints, find_checkpoint, read_checkpoint
 from .errors import UserError
 from .loaders import ExactLoaders
-from .settings import Settings, properties
-from .speed import compile_parts, store_channels_last
+from .settings import Settings
 
 # What differs from the run's settings, unless a flag says otherwise.
 DEFAULTS = [
@@ -65,7 +62,6 @@ class TrainedRun(Settings):
         if not words:
             if "--help" not in flags and "-h" not in flags:
                 raise UserError(f"name a run: python {Path(sys.argv[0]).name} runs/<id>, or a .ckpt file")
-            words = [str(project)]
             Settings(model_class, datamodule_class, project / "config.yaml", ["--help"], extra)
         self.inputs = words[1:]
         self.checkpoint_path = find_checkpoint(words[0])
@@ -79,14 +75,6 @@ class TrainedRun(Settings):
                 settings.update(hyper_parameters(checkpoint, model_class, datamodule_class))
                 base.write_text(yaml.safe_dump(settings), encoding="utf-8")
             super().__init__(model_class, datamodule_class, base, args, extra, checkpoint)
-
-    def instantiate_classes(self) -> None:
-        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
-        super().instantiate_classes()
-        if self.config.channels_last:
-            store_channels_last(self.model)
-        if self.config.compile:
-            compile_parts(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's callbacks, except those that only training needs."""
@@ -103,17 +91,10 @@ class TrainedRun(Settings):
     @property
     def classes(self) -> list[str]:
         """The names of the classes, in the order of the scores; empty if there are none."""
-        return list(getattr(self.datamodule, "classes", None) or [])
-
-    def owner(self, hook: str) -> LightningModule | LightningDataModule:
-        """Return whose hook Lightning calls: loaders come from the data module if there is one."""
-        if hook.endswith("_dataloader") and self.datamodule is not None:
-            return self.datamodule
-        return self.model
-
-    def has(self, hook: str) -> bool:
-        """Return whether the user's code defines one of Lightning's hooks."""
-        return is_overridden(hook, self.owner(hook))
+        classes = getattr(self.datamodule, "classes", None)
+        if isinstance(classes, list | tuple):
+            return list(classes)
+        return []
 
     def loop(self, loop: Callable, data: object) -> Any:
         """Run a loop of the trainer, such as `trainer.test`, with the weights in the checkpoint.
@@ -126,11 +107,10 @@ class TrainedRun(Settings):
         except RuntimeError as error:
             if not str(error).startswith("Error(s) in loading state_dict"):
                 raise
-            reasons = [line.strip()[:200] for line in str(error).splitlines()[1:3]]
-            shapes = re.sub(r"torch\.Size\((.*?)\)", r"\1", " ".join(reasons))
+            reason = re.sub(r"torch\.Size\((.*?)\)", r"\1", str(error).splitlines()[1].strip())
             raise UserError(
                 f"{self.checkpoint_path} does not fit {type(self.model).__name__}, whose code or settings "
-                f"changed since the training: {shapes}"
+                f"changed since the training: {reason[:300]}"
             ) from error
 
     def output(self, name: str) -> Path:
@@ -169,25 +149,19 @@ def hyper_parameters(
     model_class: type[LightningModule],
     datamodule_class: type[LightningDataModule] | None,
 ) -> dict[str, dict]:
-    """Return the hyper-parameters in a checkpoint as settings of model and data.
-
-    What the model takes from the data is left out, because the data give it.
-    """
-    model = accepted(checkpoint.get("hyper_parameters", {}), model_class)
-    for name in properties(datamodule_class):
-        model.pop(name, None)
-    if datamodule_class is None:
-        return {"model": model}
-    data = accepted(checkpoint.get("datamodule_hyper_parameters", {}), datamodule_class)
-    return {"model": model, "data": data}
+    """Return the hyper-parameters in a checkpoint as settings of model and data."""
+    found = {"model": accepted(checkpoint.get("hyper_parameters", {}), model_class)}
+    if datamodule_class is not None:
+        found["data"] = accepted(checkpoint.get("datamodule_hyper_parameters", {}), datamodule_class)
+    return found
 
 
 def accepted(values: dict, cls: type) -> dict:
     """Return the values that the constructor takes, as Lightning's `load_from_checkpoint` does."""
     parameters = signature(cls).parameters
-    kinds = [parameter.kind for parameter in parameters.values()]
-    if Parameter.VAR_KEYWORD in kinds:
-        return dict(values)
+    for parameter in parameters.values():
+        if parameter.kind == Parameter.VAR_KEYWORD:
+            return dict(values)
     return {name: value for name, value in values.items() if name in parameters}
 
 

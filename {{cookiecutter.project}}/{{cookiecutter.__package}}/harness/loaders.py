@@ -9,17 +9,20 @@ import random
 import signal
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from functools import partial
 from itertools import count
 from typing import Any
 
 import numpy as np
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.apply_func import apply_to_collection
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
+from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
+
+from .quiet import Quiet
 
 Key = tuple[int | str, ...]
 END = object()  # what `next` returns when there is no more
@@ -56,7 +59,7 @@ def checksum(batches: Any) -> int:
     return found
 
 
-class ExactLoaders(Callback):
+class ExactLoaders(Quiet):
     """Replace each loader that the Trainer has made by one of the same class whose batches are exact.
 
     Also deal validation and test examples out to the processes without repeating any.
@@ -74,6 +77,7 @@ class ExactLoaders(Callback):
         self.states: list[dict | None] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        allow_open_files()
         # Called for each loader, after Lightning has divided its data among the processes.
         trainer.strategy.process_dataloader = partial(self.make_exact, trainer)
 
@@ -227,11 +231,25 @@ class ExactIterable(Exact):
         return iter(self.iterable)
 
 
-class ExactMap(Exact):
-    """An exact DataLoader over examples that have indices, of which those before a batch are left out."""
+class ExactLoader(Exact):
+    """An exact loader that is a DataLoader as well, of a class of the user's or of PyTorch's own."""
 
     kind: type[DataLoader]  # the user's
     order: "SeededIndices"
+    dataset: Any
+    batch_sampler: Any
+    sampler: Any
+    collate_fn: Any
+    num_workers: int
+    pin_memory: bool
+
+    def usual_iterator(self) -> Iterator[Any]:
+        """Return what the loader's own class makes of its data set."""
+        return self.kind.__iter__(self)  # type: ignore[arg-type]
+
+
+class ExactMap(ExactLoader):
+    """An exact DataLoader over examples that have indices, of which those before a batch are left out."""
 
     def is_plain(self) -> bool:
         """Return whether the batches are those of the indices, not what a subclass makes of them."""
@@ -245,7 +263,7 @@ class ExactMap(Exact):
         whole_batches = hasattr(self.dataset, "__getitems__") and self.batch_sampler is not None
         if whole_batches and self.is_plain() and not self.num_workers and not self.pin_memory:
             return self.read_directly()
-        return super(Exact, self).__iter__()
+        return self.usual_iterator()
 
     def read_directly(self) -> Iterator[Any]:
         """Load batches in the way of DataLoader without workers, but without the cost of its iterator."""
@@ -253,25 +271,30 @@ class ExactMap(Exact):
             yield self.collate_fn(self.dataset.__getitems__(indices))
 
     def load_again(self) -> Any:
-        key, indices = self.order.first
-        if not self.is_plain() or self.collate_fn is None:
+        if not self.is_plain():
             return None
+        key, indices = self.order.first
         set_seed(*key)
+        try:
+            return self.collate_fn(self.examples(indices))
+        except Exception:  # some data sets can be read by workers only
+            return None
+
+    def examples(self, indices: Any) -> Any:
+        """Return the examples of a batch, not put together yet."""
         if self.batch_sampler is None:
-            return self.collate_fn(self.dataset[indices])
+            return self.dataset[indices]
         if hasattr(self.dataset, "__getitems__"):
-            return self.collate_fn(self.dataset.__getitems__(indices))
-        return self.collate_fn([self.dataset[index] for index in indices])
+            return self.dataset.__getitems__(indices)
+        return [self.dataset[index] for index in indices]
 
 
-class ExactStream(Exact):
+class ExactStream(ExactLoader):
     """An exact DataLoader over an IterableDataset, which goes on by reading to its place.
 
     A data set with a `state_dict` says where it stands, and need not be read, if no worker has it.
     """
 
-    kind: type[DataLoader]
-    order: "SeededIndices"
     states: dict[int, dict]  # by the number of batches that were read
 
     def has_state(self) -> bool:
@@ -304,7 +327,7 @@ class ExactStream(Exact):
 
         Lightning and `true_to_length` read one batch ahead, so the newest place is not that of the training.
         """
-        for number, batch in enumerate(super(Exact, self).__iter__(), start + 1):
+        for number, batch in enumerate(self.usual_iterator(), start + 1):
             if self.has_state():
                 self.states[number] = self.dataset.state_dict()
                 self.states.pop(number - 4, None)
@@ -348,12 +371,13 @@ def exact_loader(loader: DataLoader, reader: Reader) -> DataLoader:
     """Return a copy of a DataLoader that is exact and still of its class, so its own `__iter__` runs."""
     kind = type(loader)
     mixin = ExactStream if isinstance(loader.dataset, IterableDataset) else ExactMap
-    exact_kind = type(f"Exact{kind.__name__}", (mixin, kind), {"kind": kind})
+    exact_kind: Any = type(f"Exact{kind.__name__}", (mixin, kind), {"kind": kind})
     exact = exact_kind.__new__(exact_kind)
     settings = vars(exact)  # a DataLoader does not let these be set by their names
     settings.update(vars(loader))
     settings["reader"] = reader
     settings["worker_init_fn"] = partial(start_worker, loader.worker_init_fn)
+    settings["collate_fn"] = partial(collate_and_share, loader.collate_fn)
     name = "sampler" if loader.batch_sampler is None else "batch_sampler"
     indices = share_of_process(loader, reader.trainer) or getattr(loader, name)
     settings["order"] = SeededIndices(indices, exact, [loader, loader.sampler, loader.batch_sampler])
@@ -372,7 +396,7 @@ def share_of_process(loader: DataLoader, trainer: Trainer) -> list[list[int]] | 
     world = trainer.world_size
     if world == 1 or trainer.training or type(sampler) is not DistributedSampler or sampler.shuffle:
         return None
-    examples = len(loader.dataset)
+    examples = len(loader.dataset)  # type: ignore[arg-type]
     if examples < world or loader.batch_size is None:
         return None
     largest_share = -(-examples // world)  # rounded up
@@ -451,6 +475,33 @@ def arrive(key: Key, indices: Any) -> Any:
     """Seed this worker, and return the indices of the batch that it loads next."""
     set_seed(*key)
     return indices
+
+
+def allow_open_files() -> None:
+    """Let this process have as many open files as its user may: each tensor from a worker takes one."""
+    with suppress(ImportError, OSError, ValueError):  # of a system that has no such limit
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
+def collate_and_share(collate_fn: Callable, examples: Any) -> Any:
+    """Make a batch; in a worker, put it into shared memory, where the main process reads it.
+
+    PyTorch would do that later, in a thread: if there is too little shared memory, the batch is lost there,
+    and the main process waits for it for ever.
+    """
+    batch = collate_fn(examples)
+    if get_worker_info() is not None:
+        apply_to_collection(batch, Tensor, share)
+    return batch
+
+
+def share(tensor: Tensor) -> None:
+    """Put a tensor into shared memory."""
+    if tensor.layout == torch.strided and tensor.device.type == "cpu":
+        tensor.share_memory_()
 
 
 def start_worker(worker_init_fn: Callable | None, number: int) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -13,9 +13,10 @@ from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
 from .private import logged_steps
+from .quiet import Quiet
 
 
-class Monitor(Callback):
+class Monitor(Quiet):
     """Log how the training goes, every `log_every_n_steps` and once an epoch.
 
     It logs to the loggers under the step that Lightning uses, not by `self.log`: so no name clashes with

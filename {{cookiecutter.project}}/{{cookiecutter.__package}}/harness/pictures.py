@@ -10,7 +10,7 @@ import matplotlib
 import numpy as np
 import torch
 import wandb
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import WandbLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ from torch.utils.data import BatchSampler, DataLoader, DistributedSampler, Seque
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from .private import logged_steps
+from .quiet import Quiet
 from .tracking import LOST, read_metrics
 
 # The first word of a metric's name says what it was measured on.
@@ -132,7 +133,7 @@ def split_name(name: str) -> tuple[str, str]:
     return f"{stage} {loader}".strip(), metric
 
 
-class TestPictures(Callback):
+class TestPictures(Quiet):
     """After the test, draw where the model errs, and show it in W&B.
 
     There are pictures if there is one test loader, `test_step` returns `scores` (B, num_classes), or

@@ -13,17 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from . import private
 from .checkpoints import WholeCheckpoints
 from .errors import UserError
-from .folder import RunFolder, refuse_full_disk, resume_command, whole_file
+from .folder import RunFolder, refuse_full_disk, resume_command, shortened, whole_file
 from .loaders import ExactLoaders, checksum, set_seed_everywhere
+from .quiet import Quiet
 from .signals import Signals
 from .stopping import reason_of_end
 from .tracking import Tracking
@@ -33,7 +35,7 @@ MOST_SECONDS = 600
 SHARE_OF_TIME = 1 / 200  # that saving may take
 
 
-class Resume(Callback):
+class Resume(Quiet):
     """Begin a run, save it so that it can go on, and go on. The first callback: no other has begun a step.
 
     Args:
@@ -65,7 +67,7 @@ class Resume(Callback):
         self.began = False
         self.ready = False
         self.saving = False
-        self.repeatable = True  # a batch that is loaded again is the same
+        self.repeatable = False  # whether a batch that is loaded again is known to be the same
         self.saved: dict[str, Any] = {}  # what a checkpoint says of the place to go on from
         self.sums: dict[str, dict] = {}  # what `self.log` had added up, until it is logged again
         self.rates: list[float] = []
@@ -73,7 +75,7 @@ class Resume(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.strategy.broadcast(str(self.folder.path)))  # each process drew an id
         self.folder.path = folder
-        trainer.strategy.checkpoint_io = WholeCheckpoints(pl_module)
+        trainer.strategy.checkpoint_io = WholeCheckpoints(pl_module, training=stage == "fit")
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -123,6 +125,8 @@ class Resume(Callback):
             self.begin(trainer, pl_module)
         due = bool(self.signals.received) or time.monotonic() > self.next_save
         whole_step = batch_idx % trainer.accumulate_grad_batches == 0
+        if not self.began and has_lazy_layers(pl_module):
+            whole_step = False  # the first step makes them; there is nothing to save before
         if whole_step and trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save(trainer, batch_idx)
         place = self.loaders.seed, trainer.current_epoch, batch_idx, trainer.global_rank
@@ -137,7 +141,7 @@ class Resume(Callback):
         if self.saved.get("within_epoch"):
             self.go_on(trainer, pl_module)
         else:
-            self.say_if_not_repeatable(trainer)
+            self.find_out_if_repeatable(trainer)
         if trainer.is_global_zero:
             self.folder.claim()
             refuse_full_disk(self.folder.path, pl_module)
@@ -149,8 +153,8 @@ class Resume(Callback):
     def go_on(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring back what Lightning does not: metrics of the running epoch, gradients, hooks, counters."""
         mine = self.saved["processes"][trainer.global_rank]
-        self.repeatable = mine["batch"] is not None
-        self.refuse_other_data(mine["batch"], self.checksum(trainer))
+        self.repeatable = mine["repeatable"]
+        self.compare_batch(mine["batch"], self.checksum(trainer))
         private.not_restarting(trainer)
         set_seed_everywhere(trainer, "epoch", self.loaders.seed, trainer.current_epoch)
         private.call_hook(trainer, "on_train_epoch_start", skip=self)
@@ -164,28 +168,38 @@ class Resume(Callback):
                 parameter.grad = mine["gradients"][name].to(parameter.device)
         self.sums = mine["sums"]
 
-    def say_if_not_repeatable(self, trainer: Trainer) -> None:
-        """Say that a resumed run will not be exact if time decides, or a batch loaded again is another one."""
+    def find_out_if_repeatable(self, trainer: Trainer) -> None:
+        """Load the first batch again; say that a resumed run will not be exact if it is another one."""
         if trainer.val_check_interval is None:
             rank_zero_info("validation follows the clock, so a resumed run will not be exact")
+        known = True
         for loader in self.loaders.training_loaders(trainer):
             again = loader.load_again()
-            if again is not None and checksum(again) != loader.first:
-                self.repeatable = False
+            if again is None:
+                known = False
+            elif checksum(again) != loader.first:
                 rank_zero_info(
                     "the data draw from a random generator of their own, so a resumed run will not be exact: "
                     "draw with torch, numpy.random or random"
                 )
                 return
+        self.repeatable = known
 
-    def refuse_other_data(self, expected: int | None, found: int) -> None:
-        """Raise a UserError if the first batch is not the one that the run was stopped at."""
-        if expected is not None and found != expected:
-            raise UserError(
-                "the first batch differs from the one at the checkpoint: the data, their split, or the code "
-                "that reads them changed; put them back, or start a new run from its weights: "
-                f"--model.init_from {self.folder.path}"
-            )
+    def compare_batch(self, expected: int, found: int) -> None:
+        """Raise a UserError if the first batch is not the one that the run was stopped at.
+
+        Where batches are not known to be repeatable, it is only said.
+        """
+        if found == expected:
+            return
+        problem = "the first batch differs from the one at the checkpoint"
+        if not self.repeatable:
+            rank_zero_info(f"warning: {problem}, so the run does not go on exactly")
+            return
+        raise UserError(
+            f"{problem}: the data, their split, or the code that reads them changed; put them back, or start "
+            f"a new run from its weights: --model.init_from {shortened(str(self.folder.path))}"
+        )
 
     def checksum(self, trainer: Trainer) -> int:
         """Return a checksum of the batches that the training loaders have read last."""
@@ -286,8 +300,9 @@ class Resume(Callback):
             for name, parameter in pl_module.named_parameters():
                 if parameter.grad is not None:
                     gradients[name] = parameter.grad
-        state = {
-            "batch": self.checksum(trainer) if within_epoch and self.repeatable else None,
+        state: dict[str, Any] = {
+            "batch": self.checksum(trainer) if within_epoch else 0,
+            "repeatable": self.repeatable,
             "data_sets": [],
             "metrics": metrics,
             "sums": sums,
@@ -319,6 +334,11 @@ def description_of_loaders(trainer: Trainer) -> str:
                 f"drop_last {loader.drop_last}"
             )
     return "; ".join(found) or "the training loader is empty"
+
+
+def has_lazy_layers(model: LightningModule) -> bool:
+    """Return whether the first batch decides on the shape of some weights."""
+    return any(is_lazy(parameter) for parameter in model.parameters())
 
 
 def learning_rates(trainer: Trainer) -> list[float]:

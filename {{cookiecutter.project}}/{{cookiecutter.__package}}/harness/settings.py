@@ -7,17 +7,20 @@ from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import torch
 import wandb
 import yaml
 from jsonargparse import ArgumentError
 from lightning import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .checkpoints import BestCheckpoint
 from .errors import UserError, called_by_harness
 from .explain import check_settings_file, explain
 from .folder import shortened
+from .speed import compile_parts, keep_freed_memory, store_channels_last
 from .stopping import LENGTHS, Stopping
 from .tracking import INIT
 
@@ -183,6 +186,28 @@ class Settings(LightningCLI):
         if state:
             data.load_state_dict(state)
         return data
+
+    def instantiate_classes(self) -> None:
+        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
+        super().instantiate_classes()
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        if on_cpu and self.config.keep_freed_memory:
+            keep_freed_memory()
+        channels_last = self.config.channels_last
+        if channels_last or (channels_last is None and on_cpu):
+            store_channels_last(self.model)
+        if self.config.compile:
+            compile_parts(self.model)
+
+    def owner(self, hook: str) -> LightningModule | LightningDataModule:
+        """Return whose hook Lightning calls: loaders come from the data module if there is one."""
+        if hook.endswith("_dataloader") and self.datamodule is not None:
+            return self.datamodule
+        return self.model
+
+    def has(self, hook: str) -> bool:
+        """Return whether the user's code defines one of Lightning's hooks."""
+        return is_overridden(hook, self.owner(hook))
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         try:

@@ -8,15 +8,16 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from .folder import resume_command
+from .quiet import Quiet
 
 HEARD = (signal.SIGTERM, signal.SIGINT)
 
 
-class Signals(Callback):
+class Signals(Quiet):
     """Note that a signal came; `Resume` saves and leaves before the next step.
 
     Where nothing is trained, as in a test, the process leaves at once. A second signal always does.

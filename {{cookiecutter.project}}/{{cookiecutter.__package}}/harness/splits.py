@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 
 from .errors import UserError
@@ -116,7 +117,10 @@ def split(
 def _check_strata(strata: list, splits: int) -> None:
     """Raise a UserError unless there are two classes, and each has an example for each of the splits."""
     counts = Counter(strata)
-    few = [f"{label} ({count})" for label, count in counts.items() if count < splits]
+    few = []
+    for label, count in counts.items():
+        if count < splits:
+            few.append(f"{label} ({count})")
     if few:
         raise UserError(f"the data cannot be split: too few examples of {', '.join(few)}")
     if len(counts) < 2:
@@ -168,3 +172,9 @@ def fingerprint(parts: dict[str, tuple]) -> int:
     """Return a number that changes with the targets of the splits, the second entry of each."""
     targets = [parts[name][1] for name in SPLITS]
     return zlib.crc32(repr(targets).encode())
+
+
+def warn_of_other_data(parts: dict[str, tuple], expected: int) -> None:
+    """Say so if the fingerprint of the splits is not the one of the training."""
+    if fingerprint(parts) != expected:
+        rank_zero_info("warning: the data changed since training, so test examples may have been trained on")

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationSched
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from .errors import UserError
+from .quiet import Quiet
 
 # Settings that decide when a training ends, and what to say of each once it has ended a run.
 LENGTHS = (
@@ -50,12 +51,16 @@ def total_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
-class Stopping(EarlyStopping):
+class Stopping(Quiet, EarlyStopping):
     """Lightning's EarlyStopping, which does not wait for a metric that the model does not log.
 
     It also forgets a stop that `min_epochs` has overruled, so the training ends when the metric says so
     afterwards; and a resumed run may have another patience.
     """
+
+    patience: int
+    wait_count: int
+    stopping_reason: EarlyStoppingReason
 
     def __init__(self, monitor: str | None = None, strict: bool = False, **kwargs: Any):
         super().__init__(monitor=monitor, strict=strict, **kwargs)  # type: ignore[arg-type]

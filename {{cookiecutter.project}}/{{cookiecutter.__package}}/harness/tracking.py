@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import wandb
-from lightning import Callback, LightningModule, Trainer
+from lightning import LightningModule, Trainer
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
@@ -20,6 +20,8 @@ from torch.nn.parameter import is_lazy
 
 from .errors import UserError
 from .folder import command
+from .private import log_artifacts_without_asking
+from .quiet import Quiet
 
 INIT = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # arguments of wandb.init
 STEP = "trainer/global_step"  # WandbLogger logs it with everything
@@ -144,6 +146,7 @@ class RunLogger(WandbLogger):
         print(f"W&B is {self.mode}: {' '.join(reason.split())}")
         with self.never_stopping():
             self.describe()
+            log_artifacts_without_asking(self.run)
 
     def start_offline(self) -> Any:
         """Open the run on this machine, after W&B has failed to open it.
@@ -186,6 +189,8 @@ class RunLogger(WandbLogger):
                 finish_timeout=3600 if tracking["log_model"] else 25,  # only checkpoints may take long
                 finish_timeout_raises=True,
                 x_file_transfer_retry_max=3,
+                x_graphql_retry_max=3,  # finish_timeout does not count while W&B tries again
+                x_graphql_timeout_seconds=10,
                 x_transaction_log_flush_interval=0.2,  # seconds of history that a kill can lose
             ),
         )
@@ -237,6 +242,8 @@ class RunLogger(WandbLogger):
             return
         metrics = self.waiting
         self.waiting = {}
+        if self.failed:  # tables would wait for the server
+            metrics = {name: value for name, value in metrics.items() if isinstance(value, Real)}
         with self.never_stopping():
             super().log_metrics(metrics, self.step)
 
@@ -262,6 +269,9 @@ class RunLogger(WandbLogger):
         with suppress(*LOST):
             self.run.finish(exit_code)
             self.uploaded = self.mode == "online"
+        if self.failed:
+            with suppress(*LOST):
+                wandb.teardown()  # or it would print a traceback when Python ends
 
     def log_best_checkpoint(self) -> None:
         """Upload the best checkpoint as an artifact, if there is one."""
@@ -315,7 +325,7 @@ def exit_code_of(error: BaseException | None) -> int:
     return 1
 
 
-class Tracking(Callback):
+class Tracking(Quiet):
     """Give the Trainer its loggers: W&B, or what `--trainer.logger` names in its place, and metrics.csv.
 
     It does so when the Trainer has been set up. Lightning opens what it is given at once, and a start that
@@ -388,7 +398,8 @@ class Tracking(Callback):
         uploaded = False
         if self.wandb is not None and self.wandb.run is not None:
             files = self.wandb.files()
-            charts = str(self.wandb.run.url or "")
+            if self.wandb.mode == "online":
+                charts = str(self.wandb.run.url)
             uploaded = self.wandb.uploaded
         recorded = recorded_runs(files, self.folder.name)
         if not recorded:

@@ -7,13 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from .checkpoints import newest_checkpoint
 from .errors import UserError
@@ -24,7 +22,6 @@ from .pictures import TestPictures, draw_learning_curves
 from .resume import Resume
 from .settings import Settings, flat, refuse_changes
 from .signals import Signals
-from .speed import compile_parts, keep_freed_memory, store_channels_last
 from .stopping import lasts_longer
 from .tracking import Tracking
 from .watchdog import Watchdog
@@ -58,7 +55,7 @@ class Training(Settings):
     def before_instantiate_classes(self) -> None:
         super().before_instantiate_classes()
         self.lasts_longer = False
-        self.resume_from = None
+        self.resume_from: Path | None = None
         if self.resume:
             self.folder = RunFolder(existing_run(self.resume))
             self.continue_run()
@@ -107,18 +104,6 @@ class Training(Settings):
         if checkpoint.filename is None and checkpoint.save_top_k == 1:
             checkpoint.filename = "best"
             checkpoint.enable_version_counter = False
-
-    def instantiate_classes(self) -> None:
-        torch.set_float32_matmul_precision("high" if self.config.tf32 else "highest")
-        super().instantiate_classes()
-        on_cpu = self.trainer.strategy.root_device.type == "cpu"
-        if on_cpu and self.config.keep_freed_memory:
-            keep_freed_memory()
-        channels_last = self.config.channels_last
-        if channels_last or (channels_last is None and on_cpu):
-            store_channels_last(self.model)
-        if self.config.compile:
-            compile_parts(self.model)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         if self.init_from and self.resume_from is None:
@@ -192,12 +177,6 @@ class Training(Settings):
     def can_test(self) -> bool:
         """Return whether there is something to test with."""
         return self.has("test_step") and self.has("test_dataloader")
-
-    def has(self, hook: str) -> bool:
-        """Return whether the model, or for loaders the data module, has one of Lightning's hooks."""
-        if hook.endswith("_dataloader") and self.datamodule is not None:
-            return is_overridden(hook, self.datamodule)
-        return is_overridden(hook, self.model)
 
     def best_checkpoint(self) -> Path | None:
         """Return the checkpoint of the best validation; None where the newest weights are all there is."""

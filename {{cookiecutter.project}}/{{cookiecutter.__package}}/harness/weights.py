@@ -11,9 +11,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from .checkpoints import find_checkpoint, read_checkpoint
 from .errors import UserError
+from .names import match_names, same_shape
 
-COMPILED = "_orig_mod."  # torch.compile(module) puts it into the names of the module's weights
 HEAD = "network.head."  # what depends on the classes
 
 
@@ -35,7 +36,7 @@ def start_from(path: str, model: LightningModule) -> None:
     other_classes = classes is not None and classes != list(model.hparams.get("classes", classes))
     loaded = {}
     for name, value in weights.items():
-        if name not in mine or not _same_shape(value, mine[name]):
+        if name not in mine or not same_shape(value, mine[name]):
             continue
         if other_classes and name.startswith(HEAD):
             continue
@@ -47,85 +48,41 @@ def start_from(path: str, model: LightningModule) -> None:
         raise UserError(f"no weights of --model.init_from {path} fit: it has {theirs}; the model has {ours}")
     model.load_state_dict(loaded, strict=False)
 
-    skipped = {name: value for name, value in weights.items() if name not in loaded}
-    new = {name: value for name, value in mine.items() if name not in loaded}
-    parts = Counter(".".join(name.split(".")[:2]) for name in loaded)
     note = ", for other classes" if other_classes else ""
     rank_zero_info(f"Weights from {path}{note}")
-    rank_zero_info(f"  loaded:  {', '.join(f'{part} ({count} tensors)' for part, count in parts.items())}")
-    rank_zero_info(f"  skipped: {', '.join(_shapes(skipped)) or 'nothing'}")
-    rank_zero_info(f"  new:     {', '.join(_shapes(new)) or 'nothing'}")
+    rank_zero_info(f"  loaded:  {', '.join(_parts(loaded))}")
+    for label, tensors in (("skipped:", weights), ("new:", mine)):
+        rest = dict(tensors)
+        for name in loaded:
+            rest.pop(name, None)
+        rank_zero_info(f"  {label:8} {', '.join(_shapes(rest)) or 'nothing'}")
     for before, after in zip(found, weights, strict=True):
         if before != after:
             rank_zero_info(f"  renamed: {before} to {after}, and others alike")
             break
 
 
-def match_names(weights: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return `weights` in the same order, under the names that the model has for them.
-
-    Two differences are understood: `_orig_mod.`, which torch.compile puts into names, on either side,
-    and, if no name is known, a prefix that the names have or lack. Other names stay as they are.
-    """
-    names = {name.replace(COMPILED, ""): name for name in mine}
-    plain = {name.replace(COMPILED, ""): value for name, value in weights.items()}
-    removed, added = "", ""
-    if not plain.keys() & names.keys():
-        removed, added = _prefixes(plain, {name: mine[full] for name, full in names.items()})
-    matched = {}
-    for name, value in plain.items():
-        known = name
-        if name.startswith(removed):
-            known = added + name.removeprefix(removed)
-        matched[names.get(known, known)] = value
-    return matched
-
-
-def _prefixes(weights: dict[str, Tensor], mine: dict[str, Tensor]) -> tuple[str, str]:
-    """Return the prefix to remove from `weights` and the one to add so that most of them fit `mine`."""
-    most = 0
-    best = "", ""
-    for removed in _beginnings(weights):
-        for added in _beginnings(mine):
-            fitting = 0
-            for name, value in weights.items():
-                known = added + name.removeprefix(removed)
-                if name.startswith(removed) and known in mine and _same_shape(value, mine[known]):
-                    fitting += 1
-            if fitting > most:
-                most = fitting
-                best = removed, added
-    return best
-
-
-def _beginnings(names: dict[str, Tensor]) -> list[str]:
-    """Return no prefix, and the first one and two parts of all names, each once."""
-    found = {"": None}
+def _parts(names: dict[str, Tensor]) -> list[str]:
+    """Return the parts of the model that the names begin with, and how many tensors are in each."""
+    counts: Counter[str] = Counter()
     for name in names:
-        parts = name.split(".")
-        for length in range(1, min(3, len(parts))):
-            found[".".join(parts[:length]) + "."] = None
-    return list(found)
-
-
-def _same_shape(value: Tensor, mine: Tensor) -> bool:
-    """Return whether a tensor fits; what is lazy takes any shape."""
-    return is_lazy(mine) or value.shape == mine.shape
+        counts[".".join(name.split(".")[:2])] += 1
+    return [f"{part} ({count} tensors)" for part, count in counts.items()]
 
 
 def _shapes(tensors: dict[str, Tensor]) -> list[str]:
     """Return the names of tensors with their shapes."""
     found = []
     for name, value in tensors.items():
-        shape = "of any shape" if is_lazy(value) else list(value.shape)
-        found.append(f"{name} {shape}")
+        if is_lazy(value):
+            found.append(f"{name} of any shape")
+        else:
+            found.append(f"{name} {list(value.shape)}")
     return found
 
 
 def _from_checkpoint(path: str) -> tuple[dict[str, Tensor], list[str] | None]:
     """Return the tensors in a checkpoint, and its classes if it names them."""
-    from .checkpoints import find_checkpoint, read_checkpoint  # it imports match_names from here
-
     file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
     weights = {}
