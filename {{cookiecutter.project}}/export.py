@@ -29,6 +29,10 @@ from {{ cookiecutter.__package }}.harness.inference import (
 from {{ cookiecutter.__package }}.model import Model
 
 TOLERANCE = 1e-4
+MISSING = (
+    "export.py needs {name}.example_input_array, an attribute or property of Lightning: "
+    "a batch of inputs such as forward takes"
+)
 FLAGS = ["--trainer.accelerator=cpu", "--trainer.precision=32-true", "--trainer.limit_predict_batches=0"]
 
 
@@ -51,6 +55,8 @@ def main() -> None:
         extra = "pip install onnx onnxruntime onnxscript safetensors"
         raise UserError(f"export.py needs more packages: {extra} ({error})") from error
 
+    if run.model.example_input_array is None:
+        raise UserError(MISSING.format(name=type(run.model).__name__))
     run.trainer.callbacks.clear()
     run.loop(run.trainer.predict, [])  # Lightning makes all layers and loads the weights
     model = run.model.eval()
@@ -148,10 +154,7 @@ def example_batch(model: LightningModule, rows: int) -> Any:
     example = model.example_input_array
     tensors = list(tensors_in("", example).values())
     if not tensors:
-        raise UserError(
-            f"export.py needs {type(model).__name__}.example_input_array, an attribute or property of "
-            "Lightning: a batch of inputs such as forward takes"
-        )
+        raise UserError(MISSING.format(name=type(model).__name__))
     given = row_count(example)
     again = tensors_in("", model.example_input_array).values()
     constant = all(torch.equal(one, other) for one, other in zip(tensors, again, strict=True))

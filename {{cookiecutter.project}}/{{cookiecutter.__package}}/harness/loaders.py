@@ -243,17 +243,30 @@ class ExactLoader(Exact):
     num_workers: int
     pin_memory: bool
 
+    def is_plain(self) -> bool:
+        """Return whether the batches are those of PyTorch's own loader, not what a subclass makes of them."""
+        return self.kind.__iter__ is DataLoader.__iter__
+
     def usual_iterator(self) -> Iterator[Any]:
         """Return what the loader's own class makes of its data set."""
-        return self.kind.__iter__(self)  # type: ignore[arg-type]
+        batches = self.kind.__iter__(self)  # type: ignore[arg-type]
+        if self.is_plain():
+            return batches
+        return self.seeded(batches)
+
+    def seeded(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Seed before each batch is made: the code of a subclass may draw, too."""
+        key = self.reader.key("subclass", self)
+        for number in count():
+            set_seed(*key, number)
+            batch = next(batches, END)
+            if batch is END:
+                return
+            yield batch
 
 
 class ExactMap(ExactLoader):
     """An exact DataLoader over examples that have indices, of which those before a batch are left out."""
-
-    def is_plain(self) -> bool:
-        """Return whether the batches are those of the indices, not what a subclass makes of them."""
-        return self.kind.__iter__ is DataLoader.__iter__
 
     def can_start(self, length: int | None) -> bool:
         return length is not None and self.is_plain()

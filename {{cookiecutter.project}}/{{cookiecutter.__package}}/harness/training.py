@@ -9,7 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
@@ -115,6 +115,9 @@ class Training(Settings):
         if SLURMEnvironment.detect() and not self.config_init.trainer.plugins:
             kwargs["plugins"] = [SLURMEnvironment(auto_requeue=False)]  # slurm.sh requeues
         trainer = super().instantiate_trainer(logger=False, enable_progress_bar=show_bar, **kwargs)
+        for callback in trainer.callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(self.folder.path / "checkpoints")
         seed = int(self.config.seed_everything or 0)
         self.signals = Signals(self.folder.path)
         self.tracking = Tracking(self.folder.path, self.settings, self.config_init.trainer.logger)
