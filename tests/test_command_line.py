@@ -219,7 +219,8 @@ def test_the_settings_of_a_run_with_callbacks_can_be_read_again(with_flags, proj
             commands.append(f"train.py --resume {run_folder.parent} --trainer.max_epochs 2")
     for done in run_many(project, commands, home=tmp_path):
         assert done.code == 0, done.err
-        assert "max_epochs=2" in done.err
+        assert "\nepoch 1 " in done.err
+        assert "Unable to serialize" not in done.err
 
 
 def test_more_than_one_checkpoint_can_be_kept(with_flags, project):

@@ -1,6 +1,5 @@
 """What experiments/gpu.yaml asks for, as far as a CPU can tell: benchmarks/gpu.py measures it on a GPU."""
 
-import json
 import platform
 import re
 
@@ -10,7 +9,7 @@ from project import TINY, run, run_many
 
 pytestmark = pytest.mark.slow
 
-# Trains in the folder of a project with flags, and prints at which steps a number was read from a tensor.
+# Trains in the folder of a project with flags, and prints in which batches a number was read from a tensor.
 SYNCS = """
 import sys
 sys.path.insert(0, ".")
@@ -21,11 +20,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 class Syncs(Callback, TorchDispatchMode):
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         if function is torch.ops.aten._local_scalar_dense.default:
-            print("sync", self.trainer.global_step)
+            print("sync", self.batch)
         return function(*args, **(kwargs or {}))
 
     def on_train_batch_start(self, trainer, module, batch, index):
-        self.trainer = trainer
+        self.batch = index
         if trainer.global_step == 1:
             self.__enter__()
 
@@ -56,7 +55,7 @@ class Norms(Callback):
 FAULTS = """
 import resource, sys
 import torch
-from my_project.harness.cli import keep_freed_memory
+from my_project.harness.speed import keep_freed_memory
 
 if sys.argv[1:]:
     keep_freed_memory()
@@ -71,6 +70,20 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - start)
 @pytest.fixture(scope="module")
 def projects(bake):
     return {task: bake(accept_hooks=False, task=task) for task in ("image", "tabular")}
+
+
+# Trains compiled, but without waiting for a C++ compiler, and prints how many graphs were compiled.
+COMPILED = """
+import sys
+from functools import partial
+sys.path.insert(0, ".")
+import torch, train
+from torch._dynamo.utils import counters
+
+torch.compile = partial(torch.compile, backend="eager")
+train.main()
+print("graphs", counters["stats"]["unique_graphs"])
+"""
 
 
 @pytest.mark.parametrize("task", ["image", "tabular"])
@@ -92,7 +105,7 @@ def test_the_settings_for_a_gpu_train(projects, tmp_path):
     }.items():
         done = run(project, f"train.py {flags} --trainer.default_root_dir {name}", home=tmp_path)
         assert done.code == 0, done.err
-    folders = {name: next((project / name).iterdir()) for name in ("compiled", "plain")}
+    folders = {name: next((project / name).glob("*/config.yaml")).parent for name in ("compiled", "plain")}
     weights = {
         name: torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
         for name, folder in folders.items()
@@ -111,14 +124,29 @@ def test_the_settings_for_a_gpu_train(projects, tmp_path):
     assert [each.code for each in done] == [0, 0, 0], [each.err for each in done]
 
 
+def test_what_is_compiled_is_used_however_the_model_calls_its_network(bake, tmp_path):
+    """A compiled `forward` of the model does nothing where `training_step` calls `self.network`."""
+    project = bake(accept_hooks=False)
+    model = project / "my_project" / "model.py"
+    call = "        scores = self(x)"
+    assert model.read_text().count(call) == 1
+    model.write_text(model.read_text().replace(call, "        scores = self.network(x)"))
+    (project / "compiled.py").write_text(COMPILED)
+    command = f"compiled.py {TINY} --compile"
+    compiled, plain = (run(project, f"{command} {value}", home=tmp_path) for value in ("true", "false"))
+    assert compiled.code == plain.code == 0, compiled.err + plain.err
+    assert int(re.search(r"^graphs (\d+)$", compiled.out, re.MULTILINE)[1]) >= 2  # to train and to validate
+    assert "\ngraphs 0\n" in plain.out
+
+
 def test_channels_last_and_fused_change_nothing_but_the_speed(projects, tmp_path):
     project = projects["image"]
     settings = ["", " --channels_last false", " --model.fused false"]
     done = run_many(project, [f"train.py {TINY}{flags}" for flags in settings], home=tmp_path)
     assert [each.code for each in done] == [0, 0, 0], [each.err for each in done]
     losses = []
-    for folder in project.glob("runs/*"):
-        rows = (folder / "metrics.csv").read_text().splitlines()
+    for file in project.glob("runs/*/metrics.csv"):
+        rows = file.read_text().splitlines()
         losses.append(float(next(row for row in rows if "train/loss," in row).split(",")[2]))
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-5)
 
@@ -144,7 +172,7 @@ def test_a_step_on_a_cpu_fetches_no_memory_anew(projects, tmp_path):
         int(run(projects["image"], f"faults.py {keep}", home=tmp_path).out) for keep in ("", "keep")
     )
     assert fetched > 200  # ten blocks of 64 MB, even in pages of 2 MB
-    assert kept < fetched / 4  # one block may come to lie elsewhere
+    assert kept < fetched / 2  # some blocks may come to lie elsewhere
 
 
 def test_no_step_waits_for_a_number_unless_it_is_logged(projects, tmp_path):
@@ -153,5 +181,5 @@ def test_no_step_waits_for_a_number_unless_it_is_logged(projects, tmp_path):
     flags = "--data.batch_size 16 --trainer.max_epochs 1 --trainer.log_every_n_steps 4"
     done = run(project, f"syncs.py {flags} --trainer.limit_train_batches 12", home=tmp_path)
     assert done.code == 0, done.err
-    steps = [int(line.split()[1]) for line in done.out.splitlines() if line.startswith("sync ")]
-    assert set(steps) == {4, 8}, json.dumps(steps)
+    batches = [int(line.split()[1]) for line in done.out.splitlines() if line.startswith("sync ")]
+    assert set(batches) == {3, 7}, batches  # every fourth is logged

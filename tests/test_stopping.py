@@ -22,13 +22,13 @@ ENDS = {
         "early stopping at epoch 1, since val/loss was not better for 1 validations; to continue, give a "
         "larger --early_stopping.patience (it was 1)",
         "--early_stopping.patience 3",
-        20,
+        16,
     ),
     "patience and epochs": (
-        "--early_stopping.patience 1 --early_stopping.min_delta 9",
-        "early stopping at epoch 1, since",
+        "--early_stopping.patience 2 --early_stopping.min_delta 9",
+        "early stopping at epoch 2, since val/loss was not better for 2 validations",
         "--trainer.max_epochs 8",
-        12,
+        20,
     ),
     "threshold": (
         "--early_stopping.stopping_threshold 99",
@@ -49,7 +49,7 @@ ENDS = {
         9,
     ),
     "time": (
-        "--trainer.max_time 00:00:00:01 --trainer.max_epochs 10000",
+        "--trainer.max_time 00:00:00:01 --trainer.max_epochs 10000 --early_stopping.patience 9999",
         "max_time was over; to continue, give a larger --trainer.max_time",
         "--trainer.max_time 00:00:00:02",
         None,
@@ -132,9 +132,10 @@ def test_a_finished_run_is_left_as_it_is(project, home):
     (again,) = run_many(project, commands[1:], home=home, variables=variables)
     assert again.code == 0
     assert files(project / "runs") == before
-    (shorter,) = run_many(project, ["train.py --resume runs/run --trainer.max_epochs -1"], home=home)
-    assert shorter.code == 1
-    assert "Traceback" not in shorter.err
+    (refused,) = run_many(project, ["train.py --resume runs/run --trainer.max_epochs -1"], home=home)
+    assert refused.code == 1
+    assert "Traceback" not in refused.err
+    assert "error: the learning rate follows a schedule that needs the number of steps" in refused.err
     assert files(project / "runs") == before
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -269,6 +270,22 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(project, launch):
     assert process.returncode == 143, output
     assert "continue: python train.py --resume signalled/" in output
     assert (trained(root) / "checkpoints" / "last.ckpt").exists()
+
+
+def test_ctrl_c_while_workers_read_a_stream_saves_the_run(bake, launch):
+    project = bake(accept_hooks=False)
+    package = project / "my_project"
+    shutil.copy(Path(__file__).parent / "plain" / "stream.py", package / "model.py")
+    (package / "data.py").write_text("from .model import DataModule\n\n__all__ = ['DataModule']\n")
+    process = launch("train.py --data.num_workers 2 --trainer.accelerator cpu", project)
+    wait_for_training(process, project / "runs")
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    output = ended(process, 60)
+    assert process.returncode == 130, output
+    assert "Traceback" not in output
+    assert "continue: python train.py --resume runs/" in output
+    assert (trained(project / "runs") / "checkpoints" / "last.ckpt").exists()
 
 
 @pytest.mark.skipif(not HAS_MOUNT, reason="needs to mount a small disk")

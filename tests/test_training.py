@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -36,8 +37,8 @@ def trained(project, home):
 @pytest.fixture(scope="module")
 def folder(trained, project) -> Path:
     """Return the folder of the run that `trained` made."""
-    (folder,) = (project / "runs").iterdir()
-    return folder
+    (config,) = (project / "runs").glob("*/config.yaml")
+    return config.parent
 
 
 def logged(folder: Path) -> dict[str, float]:
@@ -57,7 +58,7 @@ def test_output_says_what_happened_and_what_comes_next(trained, folder):
     for line in (
         "W&B is offline: not logged in",
         f"checkpoint     runs/{run_id}/checkpoints/best.ckpt",
-        f"charts         wandb leet runs/{run_id}/wandb",
+        "charts         wandb leet runs/wandb",
         f"resume         python train.py --resume runs/{run_id}",
         f"evaluate       python evaluate.py runs/{run_id}",
         f"predict        python predict.py runs/{run_id} INPUT...",
@@ -65,7 +66,8 @@ def test_output_says_what_happened_and_what_comes_next(trained, folder):
         f"fine-tune      python train.py --config experiments/finetune.yaml --model.init_from runs/{run_id}",
     ):
         assert line in trained.out
-    assert f"upload         wandb sync runs/{run_id}/wandb\n" in trained.out
+    upload = rf"^upload         wandb sync runs/wandb/offline-run-\d+_\d+-{run_id}$"
+    assert re.search(upload, trained.out, re.MULTILINE)
     assert re.search(r"^parameters     1\d\d,\d{3}$", trained.out, re.MULTILINE)
     assert len(re.findall(r"^epoch \d+ .*train/acc.*val/loss", trained.err, re.MULTILINE)) == 20
 
@@ -80,7 +82,8 @@ def test_output_has_no_warning(trained):
 def test_a_run_is_one_folder(folder, project, home):
     names = {path.name for path in folder.iterdir()}
     pictures = {"learning_curves.png", "confusion_matrix.png", "examples.png"}
-    assert names - {".lock"} == {"config.yaml", "checkpoints", "metrics.csv", "wandb", *pictures}
+    assert names - {".lock"} == {"config.yaml", "checkpoints", "metrics.csv", "state.yaml", *pictures}
+    assert {path.name for path in (project / "runs").iterdir()} == {folder.name, "wandb"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"best.ckpt", "last.ckpt"}
     status = subprocess.run(
         ["git", "status", "--porcelain", "--ignored"], cwd=project, capture_output=True, text=True, check=True
@@ -93,17 +96,19 @@ def test_a_run_is_one_folder(folder, project, home):
 
 
 def test_everything_is_logged_once_an_epoch(folder):
-    rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    assert rows[0] == ["step", "name", "value"]
-    counts = {name: sum(row[1] == name for row in rows) for _, name, _ in rows[1:]}
+    rows = pd.read_csv(folder / "metrics.csv")
+    assert list(rows.columns) == ["step", "name", "value"]
+    counts = rows["name"].value_counts()
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert counts[name] == 20
     assert counts["test/loss"] == counts["test/acc"] == 1
-    assert counts["train/lr"] == 380 // 10
+    assert counts["train/lr"] == counts["train/loss_step"] == 380 // 10
+    table = rows.pivot(index="step", columns="name", values="value")  # no step has a name twice
+    assert table["epoch"].dropna().is_monotonic_increasing
 
 
 def test_wandb_has_the_metrics_and_the_whole_config_once(folder, home):
-    (offline,) = (folder / "wandb").glob("offline-run-*")
+    (offline,) = (folder.parent / "wandb").glob(f"offline-run-*-{folder.name}")
     inspect = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(offline)]
     done = subprocess.run(inspect, capture_output=True, text=True, env=environment(home), timeout=60)
     recorded = json.loads(done.stdout)
@@ -191,7 +196,7 @@ def test_checkpoint_of_another_network_is_named(folder, bake, home):
     checkpoint = folder / "checkpoints" / "best.ckpt"
     done = run(other, f"evaluate.py {checkpoint}", home=home)
     assert done.code == 1
-    assert done.err.splitlines()[-1].startswith(f"error: {checkpoint} does not fit this project's Model")
+    assert done.err.splitlines()[-1].startswith(f"error: {checkpoint} does not fit Model, whose code")
     assert "Traceback" not in done.err
 
 
@@ -199,10 +204,11 @@ def test_settings_of_a_run_repeat_it(project, home):
     settings = "--model.lr 0.01 --data.batch_size 32 --trainer.max_epochs 3 --tracking.notes one"
     runs = []
     for command in (f"train.py {TINY} {settings}", "train.py --config {}/config.yaml"):
-        before = set((project / "runs").glob("*"))
+        before = set((project / "runs").glob("*/config.yaml"))
         done = run(project, command.format(*runs), home=home)
         assert done.code == 0, done.err
-        runs += set((project / "runs").glob("*")) - before
+        (new,) = set((project / "runs").glob("*/config.yaml")) - before
+        runs.append(new.parent)
     assert (runs[1] / "metrics.csv").read_bytes() == (runs[0] / "metrics.csv").read_bytes()
     assert (runs[1] / "config.yaml").read_bytes() == (runs[0] / "config.yaml").read_bytes()
 
@@ -210,12 +216,76 @@ def test_settings_of_a_run_repeat_it(project, home):
 def test_resume_goes_on_in_the_same_folder(bake, home):
     project = bake(accept_hooks=False)
     first = run(project, f"train.py {TINY}", home=home)
-    (folder,) = (project / "runs").iterdir()
     assert first.code == 0, first.err
+    (config,) = (project / "runs").glob("*/config.yaml")
+    folder = config.parent
     done = run(project, f"train.py --resume runs/{folder.name} --trainer.max_epochs 2", home=home)
     assert done.code == 0, done.err
-    assert list((project / "runs").iterdir()) == [folder]
-    assert yaml.safe_load((folder / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
+    assert {path.name for path in (project / "runs").iterdir()} == {folder.name, "wandb"}
+    assert yaml.safe_load(config.read_text())["trainer"]["max_epochs"] == 2
     assert logged(folder)["epoch"] == 2
-    ids = {path.name.removesuffix(".wandb").split("run-")[-1] for path in (folder / "wandb").rglob("*.wandb")}
-    assert ids == {folder.name}
+    recorded = list((project / "runs" / "wandb").glob("offline-run-*"))
+    assert len(recorded) == 2
+    assert all(path.name.endswith(folder.name) for path in recorded)
+
+
+# Validates and tests the best checkpoint of a run with nothing but Lightning.
+MEASURE = """
+import sys
+sys.path.insert(0, ".")
+from lightning import Trainer
+from my_project.data import DataModule
+from my_project.model import Model
+
+model = Model.load_from_checkpoint(f"{sys.argv[1]}/checkpoints/best.ckpt", weights_only=True)
+trainer = Trainer(limit_val_batches=2, logger=False, enable_progress_bar=False, accelerator="cpu")
+print(trainer.validate(model, DataModule(), verbose=False)[0]["val/loss"])
+print(trainer.test(model, DataModule(), verbose=False)[0]["test/loss"])
+"""
+AVERAGES = {
+    "EMAWeightAveraging": "--trainer.callbacks.init_args.decay 0.8",
+    "StochasticWeightAveraging": "--trainer.callbacks.swa_lrs 0.01 --trainer.callbacks.swa_epoch_start 2",
+}
+
+
+def test_the_best_checkpoint_holds_the_averaged_weights_that_were_validated(bake, home):
+    """It is what train.py tests, too. SWA averages at the end: its result is validated last."""
+    project = bake(accept_hooks=False)
+    (project / "measure.py").write_text(MEASURE)
+    commands = []
+    for callback, flags in AVERAGES.items():
+        root = f"--trainer.default_root_dir {callback}"
+        longer = "--trainer.max_epochs 4 --trainer.limit_train_batches 8"
+        commands.append(f"train.py {TINY} {longer} {root} --trainer.callbacks {callback} {flags}")
+        commands.append(f"measure.py {callback}/run")
+    variables = {"WANDB_RUN_ID": "run", "WANDB_MODE": "disabled"}
+    done = run_many(project, commands, home=home, variables=variables)
+    assert [each.code for each in done] == [0] * 4, [each.err for each in done]
+    for callback, measured in zip(AVERAGES, done[1::2], strict=True):
+        rows = pd.read_csv(project / callback / "run" / "metrics.csv")
+        losses = rows[rows["name"] == "val/loss"]["value"]
+        expected = losses.min() if callback == "EMAWeightAveraging" else losses.iloc[-1]
+        tested = logged(project / callback / "run")["test/loss"]
+        found = [float(line) for line in measured.out.split()[-2:]]
+        assert found == pytest.approx([expected, tested], rel=1e-6)
+
+
+def test_the_project_can_be_installed(bake, home, tmp_path):
+    """Only the package is installed: experiments/, tests/ and runs/ are not packages of anyone."""
+    project = bake(accept_hooks=False)
+    (project / "runs").mkdir()
+    (project / "tools").mkdir()
+    install = ["-m", "pip", "install", "--no-build-isolation", "--no-deps", "--no-index"]
+    target = ["--quiet", "--target", str(tmp_path / "installed"), "."]
+    done = subprocess.run(
+        [sys.executable, *install, *target],
+        cwd=project,
+        env=environment(home),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    installed = tmp_path / "installed"
+    assert (installed / "my_project" / "harness" / "settings.py").exists()
+    folders = {path.name for path in installed.iterdir() if not path.name.endswith(".dist-info")}
+    assert folders == {"my_project"}

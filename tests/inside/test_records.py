@@ -1,4 +1,4 @@
-"""What monitor.py, tracking.py and pictures.py record of ordinary Lightning code, inside a generated project."""
+"""What is recorded of ordinary Lightning code: test_tracking.py runs this inside a generated project."""
 
 import pandas as pd
 import pytest
@@ -7,8 +7,10 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import Logger
 from my_project.harness.monitor import Monitor
-from my_project.harness.pictures import TestPictures, arrange, split_name
-from my_project.harness.tracking import MetricsFile, RunLogger
+from my_project.harness.curves import arrange, split_name
+from my_project.harness.metrics import MetricsFile
+from my_project.harness.pictures import TestPictures
+from my_project.harness.tracking import RunLogger
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F

@@ -16,6 +16,8 @@ HARNESS = Path(__file__).resolve().parent
 PACKAGE = HARNESS.parent
 LIGHTNING = Path(lightning.__file__).resolve().parent
 
+# How jsonargparse says that it cannot make an object of a class that a setting names.
+WRONG_CLASS = re.compile(r"Problem with given class_path (.*?:\s+.*)")
 # What PyTorch says when a machine has too little of something, and what helps.
 SHORTAGES = {
     "out of shared memory|unable to allocate shared memory|Bus error": (
@@ -68,6 +70,9 @@ def explanation(error: Exception) -> str | None:
         return text
     if isinstance(error, ValueError | TypeError) and raised_in_lightning(error):
         return text
+    wrong_class = WRONG_CLASS.search(text)
+    if isinstance(error, ValueError) and wrong_class:
+        return wrong_class[1]
     if isinstance(error, pickle.UnpicklingError):
         return f"the checkpoint holds more than plain values, so it is not loaded: {text.splitlines()[0]}"
     if isinstance(error, RuntimeError) and "loading state_dict" in text:

@@ -6,14 +6,13 @@ from pathlib import Path
 
 import yaml
 
-from .errors import UserError
+from .errors import WRONG_CLASS, UserError
 
 # How jsonargparse says it.
 UNKNOWN_FLAG = re.compile(r"unrecognized arguments: (-*)([^\s=]+)", re.IGNORECASE)
 UNKNOWN_KEY = re.compile(r"(?:Group '(.+)' does not accept o|O)ption '(.+?)'")
 WRONG_VALUE = re.compile(r'Parser key "(.+?)":.*(?:Given|Got) value: (.*)', re.DOTALL)
 MISSING_VALUE = re.compile(r'Key "(.+?)" is required')
-WRONG_CLASS = re.compile(r"Problem with given class_path (.*?:\s+.*)")
 LINKED = re.compile(r'Linked "(?P<to>.+?)" must be given via "(?P<of>.+?)"|argument (\S+) --> (\S+): ')
 
 

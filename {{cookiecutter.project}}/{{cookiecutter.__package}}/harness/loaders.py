@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset, get_worker_info
 
+from . import private
 from .quiet import Quiet
 
 Key = tuple[int | str, ...]
@@ -85,6 +86,14 @@ class ExactLoaders(Quiet):
         self.epoch = trainer.current_epoch
         self.start = 0
         self.states = []
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1:
+            private.count_in_floats(trainer)
+
+    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        if trainer.world_size > 1:
+            private.count_in_floats(trainer)
 
     def make_exact(self, trainer: Trainer, loader: Any) -> Any:
         """Return an exact loader in place of the given one; one that saves its own state stays as it is."""

@@ -55,6 +55,16 @@ def was_reset(result: Any) -> bool:
     return result.has_reset
 
 
+def count_in_floats(trainer: Trainer) -> None:
+    """Let `self.log(..., sync_dist=True)` weigh each process by how many examples it has validated on.
+
+    Lightning averages these numbers over the processes as integers, so it would take 19.5 for 19.
+    """
+    for result in (trainer._results or {}).values():
+        if result.is_tensor and result.meta.is_mean_reduction:
+            result.cumulated_batch_size = result.cumulated_batch_size.float()
+
+
 def set_update_count(metric: Metric, count: int) -> None:
     """Set how often a metric was updated; `update_count` can only be read."""
     metric._update_count = count

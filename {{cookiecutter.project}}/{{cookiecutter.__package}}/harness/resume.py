@@ -96,8 +96,6 @@ class Resume(Quiet):
             self.loaders.epoch = checkpoint["epoch"]
             self.loaders.start = saved["batches"]
             self.loaders.states = saved["processes"][trainer.global_rank]["data_sets"]
-        if trainer.is_global_zero:
-            self.cut_metrics(saved["size_of_metrics"])
 
     def cut_metrics(self, size: int) -> None:
         """Cut off the rows of metrics.csv that will be written again."""
@@ -144,6 +142,8 @@ class Resume(Quiet):
             self.find_out_if_repeatable(trainer)
         if trainer.is_global_zero:
             self.folder.claim()
+            if self.saved:
+                self.cut_metrics(self.saved["size_of_metrics"])
             refuse_full_disk(self.folder.path, pl_module)
             with whole_file(self.folder.path / "config.yaml") as file:
                 file.write(self.settings.encode())

@@ -1,6 +1,7 @@
 """From config.yaml, `--config` files and flags to trainer, model and data; what `--resume` may change."""
 
 import argparse
+import warnings
 from collections.abc import Callable
 from enum import Enum
 from inspect import signature
@@ -176,7 +177,9 @@ class Settings(LightningCLI):
 
     def plain(self, config: Any) -> dict[str, Any]:
         """Return settings as values that YAML can hold, from which they can be read again."""
-        settings = yaml.safe_load(self.parser.dump(config, skip_unset=False))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"\s*Unable to serialize")  # without_objects leaves it out
+            settings = yaml.safe_load(self.parser.dump(config, skip_unset=False))
         return without_objects(settings)
 
     def with_facts(self, class_type: type[LightningDataModule], *args: Any, **kwargs: Any) -> Any:

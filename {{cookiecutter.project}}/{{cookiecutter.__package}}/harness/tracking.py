@@ -1,6 +1,5 @@
-"""Weights & Biases, online or offline, and `metrics.csv` beside it."""
+"""Weights & Biases, online or offline, and what `--trainer.logger` names in its place."""
 
-import csv
 import multiprocessing
 import os
 import re
@@ -20,83 +19,13 @@ from torch.nn.parameter import is_lazy
 
 from .errors import UserError
 from .folder import command
+from .metrics import MetricsFile
 from .private import log_artifacts_without_asking
 from .quiet import Quiet
 
 INIT = {"entity", "project", "name", "group", "job_type", "tags", "notes"}  # arguments of wandb.init
 STEP = "trainer/global_step"  # WandbLogger logs it with everything
 LOST = (wandb.errors.Error, OSError)  # W&B's own process was killed, its disk is full, its server gone
-
-
-class MetricsFile(Logger):
-    """Append what is logged to the run's `metrics.csv`, one row for each step and name.
-
-    A value is left out if its name has a row of this step or a later one: Lightning adds `epoch` to
-    everything that it logs, and numbers what is logged at validation steps from 0 in each epoch.
-    Times are left out as well, so that equal runs have equal files.
-    """
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.path = folder / "metrics.csv"
-        self.last_steps: dict[str, int] | None = None  # of each name
-
-    @property
-    def name(self) -> None:
-        """The name of a project: none."""
-        return None
-
-    @property
-    def version(self) -> str:
-        """The id of the run, whose end the progress bar shows."""
-        return self.path.parent.name
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        """Append a row for each number; what has no step cannot be put into a row."""
-        if step is None:
-            return
-        if self.last_steps is None:
-            self.last_steps = {}
-            remove_broken_row(self.path)
-            for old_step, name, _ in read_metrics(self.path):
-                self.last_steps[name] = old_step
-        rows = []
-        for name, value in metrics.items():
-            is_new = step > self.last_steps.get(name, -1)
-            if is_new and isinstance(value, Real) and not name.startswith("time/"):
-                rows.append([step, name, value])
-                self.last_steps[name] = step
-        if not rows:
-            return
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writerow(["step", "name", "value"])
-            writer.writerows(rows)
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the run's `config.yaml` has them."""
-
-
-def read_metrics(file: Path) -> Iterator[tuple[int, str, float]]:
-    """Yield step, name and value of each row of a `metrics.csv`, none if there is no such file."""
-    if not file.exists():
-        return
-    with file.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            with suppress(TypeError, ValueError):  # a row that was cut when the power went off
-                yield int(row["step"]), row["name"], float(row["value"])
-
-
-def remove_broken_row(file: Path) -> None:
-    """Remove a last row that was cut when the power went off, so that the next one does not continue it."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(file, whole)
 
 
 class RunLogger(WandbLogger):
@@ -120,7 +49,7 @@ class RunLogger(WandbLogger):
         self.run: Any = None
         self.step: int | None = None
         self.waiting: dict[str, Any] = {}  # what is logged of this step
-        self.earlier: list[Path] = []  # what W&B recorded of the run before it was resumed
+        self.earlier: list[Path] | None = None  # what W&B had recorded before the run was opened
         self.failed = False
         self.uploaded = False
 
@@ -284,10 +213,11 @@ class RunLogger(WandbLogger):
     @rank_zero_only
     def discard(self) -> None:
         """Remove what W&B has recorded on this machine since the run was opened."""
-        if self.run is None:
+        if self.earlier is None:
             return
-        with suppress(*LOST):
-            self.run.finish(1)
+        if self.run is not None:
+            with suppress(*LOST):
+                self.run.finish(1)
         files = self.files()
         for recorded in recorded_runs(files, self.folder.name):
             if recorded not in self.earlier:

@@ -14,11 +14,12 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 
 from .checkpoints import newest_checkpoint
+from .curves import draw_learning_curves
 from .errors import UserError
 from .folder import RunFolder, command, existing_run, new_run, print_box, resume_command
 from .loaders import ExactLoaders
 from .monitor import Monitor
-from .pictures import TestPictures, draw_learning_curves
+from .pictures import TestPictures
 from .resume import Resume
 from .settings import Settings, flat, refuse_changes
 from .signals import Signals
