@@ -1,4 +1,4 @@
-"""Ordinary code that knows of processes only that each reads examples of its own; one has more than the other."""
+"""Ordinary code that knows of processes only that each reads examples of its own, and one has more."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self):
         count = [31, 22][self.trainer.global_rank]  # of all that there is, this process reads so much
-        return DataLoader(Stream(count), batch_size=4, num_workers=2)
+        return DataLoader(Stream(count), batch_size=4, num_workers=1)
 
     def val_dataloader(self):
         return DataLoader(self.numbers, batch_size=19)

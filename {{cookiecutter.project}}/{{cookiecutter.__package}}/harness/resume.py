@@ -22,9 +22,10 @@ from torchmetrics import Metric
 
 from . import private
 from .checkpoints import WholeCheckpoints
+from .draws import checksum, set_seed_everywhere
 from .errors import UserError
 from .folder import RunFolder, refuse_full_disk, resume_command, shortened, whole_file
-from .loaders import ExactLoaders, checksum, set_seed_everywhere
+from .loaders import ExactLoaders
 from .quiet import Quiet
 from .signals import Signals
 from .stopping import reason_of_end
@@ -93,9 +94,9 @@ class Resume(Quiet):
         self.saved = saved
         trainer.should_stop = saved["should_stop"] and not self.lasts_longer
         if saved["within_epoch"]:
-            self.loaders.epoch = checkpoint["epoch"]
-            self.loaders.start = saved["batches"]
-            self.loaders.states = saved["processes"][trainer.global_rank]["data_sets"]
+            self.loaders.place.epoch = checkpoint["epoch"]
+            self.loaders.place.start = saved["batches"]
+            self.loaders.place.states = saved["processes"][trainer.global_rank]["data_sets"]
 
     def cut_metrics(self, size: int) -> None:
         """Cut off the rows of metrics.csv that will be written again."""
@@ -107,14 +108,14 @@ class Resume(Quiet):
             os.truncate(file, size)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        set_seed_everywhere(trainer, "training", self.loaders.seed)
+        set_seed_everywhere(trainer, "training", self.loaders.place.seed)
         self.rates = learning_rates(trainer)
         every = trainer.reload_dataloaders_every_n_epochs
         if every and self.saved:
             private.set_reload_epochs(trainer, -every)  # Lightning may have made them for epoch 0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        set_seed_everywhere(trainer, "epoch", self.loaders.seed, trainer.current_epoch)
+        set_seed_everywhere(trainer, "epoch", self.loaders.place.seed, trainer.current_epoch)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -127,7 +128,7 @@ class Resume(Quiet):
             whole_step = False  # the first step makes them; there is nothing to save before
         if whole_step and trainer.strategy.reduce_boolean_decision(due, all=False):
             self.save(trainer, batch_idx)
-        place = self.loaders.seed, trainer.current_epoch, batch_idx, trainer.global_rank
+        place = self.loaders.place.seed, trainer.current_epoch, batch_idx, trainer.global_rank
         set_seed_everywhere(trainer, "step", *place)
 
     def begin(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -156,7 +157,7 @@ class Resume(Quiet):
         self.repeatable = mine["repeatable"]
         self.compare_batch(mine["batch"], self.checksum(trainer))
         private.not_restarting(trainer)
-        set_seed_everywhere(trainer, "epoch", self.loaders.seed, trainer.current_epoch)
+        set_seed_everywhere(trainer, "epoch", self.loaders.place.seed, trainer.current_epoch)
         private.call_hook(trainer, "on_train_epoch_start", skip=self)
         private.set_logged_steps(trainer, self.saved["logged_steps"])
         trainer.callback_metrics.update(self.saved["callback_metrics"])
