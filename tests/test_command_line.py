@@ -228,3 +228,4 @@ def test_more_than_one_checkpoint_can_be_kept(with_flags, project):
     (folder,) = (project / "flags" / str(place)).glob("*/checkpoints")
     names = {path.name for path in folder.iterdir()}
     assert {"best.ckpt", "last.ckpt"} < names
+    assert torch.load(folder / "best.ckpt", weights_only=True)["global_step"] == 4

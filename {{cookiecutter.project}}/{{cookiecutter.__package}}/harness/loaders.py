@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from . import private
-from .draws import SeededIndices
+from .draws import SeededIndices, checksum
 from .exact import Exact, ExactIterable, ExactMap, Place, Reader
 from .quiet import Quiet
 from .streams import ExactStream
@@ -63,6 +63,42 @@ class ExactLoaders(Quiet):
         """Return the exact training loaders, in Lightning's order."""
         loaders = CombinedLoader(trainer.train_dataloader).flattened
         return [loader for loader in loaders if isinstance(loader, Exact)]
+
+    def checksum(self, trainer: Trainer) -> int:
+        """Return a checksum of the batches that the training loaders have read last."""
+        return checksum([loader.batch for loader in self.training_loaders(trainer)])
+
+    def are_repeatable(self, trainer: Trainer) -> bool:
+        """Load the first batch again; say that a resumed run will not be exact if it is another one.
+
+        False as well where a loader cannot load it again.
+        """
+        if trainer.val_check_interval is None:
+            rank_zero_info("validation follows the clock, so a resumed run will not be exact")
+        known = True
+        for loader in self.training_loaders(trainer):
+            again = loader.load_again()
+            if again is None:
+                known = False
+            elif checksum(again) != loader.first:
+                rank_zero_info(
+                    "the data draw from a random generator of their own, so a resumed run will not be exact: "
+                    "draw with torch, numpy.random or random"
+                )
+                return False
+        return known
+
+    def description(self, trainer: Trainer) -> str:
+        """Return what makes the number of batches of the training loaders."""
+        found = []
+        for loader in CombinedLoader(trainer.train_dataloader).flattened:
+            if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
+                examples = len(loader.dataset) // trainer.world_size
+                found.append(
+                    f"{examples} examples in each process, batch_size {loader.batch_size}, "
+                    f"drop_last {loader.drop_last}"
+                )
+        return "; ".join(found) or "the training loader is empty"
 
 
 def exact_loader(loader: DataLoader, reader: Reader) -> DataLoader:

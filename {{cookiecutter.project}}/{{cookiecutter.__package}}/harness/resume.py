@@ -1,8 +1,8 @@
 """Go on where a run stopped, bit for bit as if it had never stopped.
 
 A run is saved between two batches: every ten minutes, sooner where that takes less than half a percent of
-the time but at most every 30 seconds, and when a signal asks it to stop. `loaders.py` makes what is drawn
-a function of the place, so it does not matter when that is.
+the time but at most every 30 seconds, and when a signal asks it to stop. `draws.py` makes what is drawn a
+function of the place, so it does not matter when that is.
 """
 
 import os
@@ -15,20 +15,19 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities import move_data_to_device
-from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from torch.nn.parameter import is_lazy
-from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from . import private
 from .checkpoints import WholeCheckpoints
-from .draws import checksum, set_seed_everywhere
+from .draws import set_seed_everywhere
 from .errors import UserError
 from .folder import RunFolder, refuse_full_disk, resume_command, shortened, whole_file
 from .loaders import ExactLoaders
 from .quiet import Quiet
 from .signals import Signals
-from .stopping import reason_of_end
+from .stopping import learning_rates, reason_of_end, say_if_rates_rise
 from .tracking import Tracking
 
 LEAST_SECONDS = 30  # between two checkpoints
@@ -140,7 +139,7 @@ class Resume(Quiet):
         if self.saved.get("within_epoch"):
             self.go_on(trainer, pl_module)
         else:
-            self.find_out_if_repeatable(trainer)
+            self.repeatable = self.loaders.are_repeatable(trainer)
         if trainer.is_global_zero:
             self.folder.claim()
             if self.saved:
@@ -155,7 +154,7 @@ class Resume(Quiet):
         """Bring back what Lightning does not: metrics of the running epoch, gradients, hooks, counters."""
         mine = self.saved["processes"][trainer.global_rank]
         self.repeatable = mine["repeatable"]
-        self.compare_batch(mine["batch"], self.checksum(trainer))
+        self.compare_batch(mine["batch"], self.loaders.checksum(trainer))
         private.not_restarting(trainer)
         set_seed_everywhere(trainer, "epoch", self.loaders.place.seed, trainer.current_epoch)
         private.call_hook(trainer, "on_train_epoch_start", skip=self)
@@ -168,23 +167,6 @@ class Resume(Quiet):
             if name in mine["gradients"]:
                 parameter.grad = mine["gradients"][name].to(parameter.device)
         self.sums = mine["sums"]
-
-    def find_out_if_repeatable(self, trainer: Trainer) -> None:
-        """Load the first batch again; say that a resumed run will not be exact if it is another one."""
-        if trainer.val_check_interval is None:
-            rank_zero_info("validation follows the clock, so a resumed run will not be exact")
-        known = True
-        for loader in self.loaders.training_loaders(trainer):
-            again = loader.load_again()
-            if again is None:
-                known = False
-            elif checksum(again) != loader.first:
-                rank_zero_info(
-                    "the data draw from a random generator of their own, so a resumed run will not be exact: "
-                    "draw with torch, numpy.random or random"
-                )
-                return
-        self.repeatable = known
 
     def compare_batch(self, expected: int, found: int) -> None:
         """Raise a UserError if the first batch is not the one that the run was stopped at.
@@ -202,10 +184,6 @@ class Resume(Quiet):
             f"a new run from its weights: --model.init_from {shortened(str(self.folder.path))}"
         )
 
-    def checksum(self, trainer: Trainer) -> int:
-        """Return a checksum of the batches that the training loaders have read last."""
-        return checksum([loader.batch for loader in self.loaders.training_loaders(trainer)])
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -213,7 +191,8 @@ class Resume(Quiet):
         if self.sums:
             self.add_sums(trainer)
         if self.lasts_longer:
-            self.say_if_rates_rise(trainer)
+            say_if_rates_rise(self.rates, trainer)
+            self.lasts_longer = False
 
     def add_sums(self, trainer: Trainer) -> None:
         """Add what `self.log` had added up before the run was stopped to what it logs of the epoch now."""
@@ -224,20 +203,9 @@ class Resume(Quiet):
                     add = result.meta.reduce_fx
                 setattr(result, state, add(getattr(result, state), value.to(result.device)))
 
-    def say_if_rates_rise(self, trainer: Trainer) -> None:
-        """Say that a schedule which had ended begins again, once."""
-        for before, now in zip(self.rates, learning_rates(trainer), strict=False):
-            if now > 1.01 * before:
-                rank_zero_info(
-                    f"the learning rate rises again, from {before:.2g} to {now:.2g}: its schedule now spans "
-                    "the longer training; a new run with --model.init_from can have one of its own"
-                )
-                break
-        self.lasts_longer = False
-
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.num_training_batches == 0:
-            raise UserError(f"there is no batch to train on: {description_of_loaders(trainer)}")
+            raise UserError(f"there is no batch to train on: {self.loaders.description(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ready = False
@@ -302,7 +270,7 @@ class Resume(Quiet):
                 if parameter.grad is not None:
                     gradients[name] = parameter.grad
         state: dict[str, Any] = {
-            "batch": self.checksum(trainer) if within_epoch else 0,
+            "batch": self.loaders.checksum(trainer) if within_epoch else 0,
             "repeatable": self.repeatable,
             "data_sets": [],
             "metrics": metrics,
@@ -324,31 +292,9 @@ class Resume(Quiet):
             return metrics.tell()
 
 
-def description_of_loaders(trainer: Trainer) -> str:
-    """Return what makes the number of batches of the training loaders."""
-    found = []
-    for loader in CombinedLoader(trainer.train_dataloader).flattened:
-        if isinstance(loader, DataLoader) and hasattr(loader.dataset, "__len__"):
-            examples = len(loader.dataset) // trainer.world_size
-            found.append(
-                f"{examples} examples in each process, batch_size {loader.batch_size}, "
-                f"drop_last {loader.drop_last}"
-            )
-    return "; ".join(found) or "the training loader is empty"
-
-
 def has_lazy_layers(model: LightningModule) -> bool:
     """Return whether the first batch decides on the shape of some weights."""
     return any(is_lazy(parameter) for parameter in model.parameters())
-
-
-def learning_rates(trainer: Trainer) -> list[float]:
-    """Return the learning rate of each group of parameters."""
-    rates = []
-    for optimizer in trainer.optimizers:
-        for group in optimizer.param_groups:
-            rates.append(float(group["lr"]))
-    return rates
 
 
 def restore_metric(metric: Any, state: dict[str, Any]) -> None:

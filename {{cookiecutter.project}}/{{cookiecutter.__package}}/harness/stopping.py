@@ -6,6 +6,7 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler, Timer
 from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
+from lightning.pytorch.utilities import rank_zero_info
 
 from .errors import UserError
 from .quiet import Quiet
@@ -113,3 +114,23 @@ def lasts_longer(old: dict[str, Any], new: dict[str, Any]) -> bool:
     Both are flat: `{"trainer.max_epochs": 20, …}`.
     """
     return any(old.get(name) != new.get(name) for name in LENGTHS)
+
+
+def learning_rates(trainer: Trainer) -> list[float]:
+    """Return the learning rate of each group of parameters."""
+    rates = []
+    for optimizer in trainer.optimizers:
+        for group in optimizer.param_groups:
+            rates.append(float(group["lr"]))
+    return rates
+
+
+def say_if_rates_rise(before: list[float], trainer: Trainer) -> None:
+    """Say that a schedule of the learning rate which had ended begins again."""
+    for old, new in zip(before, learning_rates(trainer), strict=False):
+        if new > 1.01 * old:
+            rank_zero_info(
+                f"the learning rate rises again, from {old:.2g} to {new:.2g}: its schedule now spans the "
+                "longer training; a new run with --model.init_from can have one of its own"
+            )
+            return
