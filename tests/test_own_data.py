@@ -372,24 +372,18 @@ def test_a_test_of_other_data_says_so(projects, home):
     assert "warning: the data changed since training" in other.err
 
 
-def test_nothing_to_predict_is_said(projects, home):
+def test_what_is_wrong_with_inputs_is_said(projects, home):
     project = projects["text"]
     (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
     assert trained.code == 0, trained.err
     folder = all_runs(project)[-1]
-    commands = [f"predict.py {folder} nothing.txt", f"predict.py {folder} new.txt --output ."]
-    nothing, at_a_folder = run_many(project, commands, home=home)
+    commands = ["nothing.txt", "new.txt --output .", "latin1.txt"]
+    nothing, at_a_folder, latin1 = run_many(
+        project, [f"predict.py {folder} {words}" for words in commands], home=home
+    )
     assert_one_line(nothing, ["nothing to predict", "nothing.txt"])
     assert_one_line(at_a_folder, ["--output .", "name of a file"])
-
-
-def test_new_texts_that_are_not_utf8_are_named(projects, home):
-    project = projects["text"]
-    (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
-    folder = all_runs(project)[-1]
-    (done,) = run_many(project, [f"predict.py {folder} latin1.txt"], home=home)
-    assert trained.code == 0
-    assert_one_line(done, ["latin1.txt", "UTF-8"])
+    assert_one_line(latin1, ["latin1.txt", "UTF-8"])
 
 
 def test_a_file_that_goes_bad_later_is_named(projects, home):

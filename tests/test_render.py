@@ -304,7 +304,7 @@ def unused_arguments(function: ast.FunctionDef) -> set[str]:
 POSIX = r"""
     \bos\.(sync|killpg|getuid|fork|setsid|uname|getpgid|mkfifo)\b
     | \bsignal\.(SIGALRM|SIGKILL|SIGHUP|SIGUSR\d|setitimer)\b
-    | ^\s*(import|from)\ (fcntl|resource|pwd|grp|termios)\b
+    | ^\s*(import|from)\ (fcntl|pwd|grp|termios)\b
     | /dev/(?!shm) | /tmp\b | /proc\b
 """
 
@@ -316,3 +316,6 @@ def test_nothing_that_a_user_runs_is_for_posix_only(projects):
             assert not re.search(POSIX, text, re.MULTILINE | re.VERBOSE), name
             for line in re.findall(r".*signal\.alarm.*", text):
                 assert 'hasattr(signal, "alarm")' in text, line
+            imports = re.findall(r"^ *import resource$", text, re.MULTILINE)
+            guarded = re.findall(r"^ *with suppress\(ImportError.*\n *import resource$", text, re.MULTILINE)
+            assert len(imports) == len(guarded), name

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -275,9 +274,14 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(project, launch):
 def test_ctrl_c_while_workers_read_a_stream_saves_the_run(bake, launch):
     project = bake(accept_hooks=False)
     package = project / "my_project"
-    shutil.copy(Path(__file__).parent / "plain" / "stream.py", package / "model.py")
+    stream = (Path(__file__).parent / "plain" / "stream.py").read_text()
+    # So slow that the training always waits for the worker.
+    slow = "            __import__('time').sleep(0.1)\n            yield "
+    (package / "model.py").write_text(stream.replace("            yield ", slow))
     (package / "data.py").write_text("from .model import DataModule\n\n__all__ = ['DataModule']\n")
-    process = launch("train.py --data.num_workers 2 --trainer.accelerator cpu", project)
+    process = launch(
+        "train.py --data.num_workers 1 --trainer.logger false --trainer.accelerator cpu", project
+    )
     wait_for_training(process, project / "runs")
     time.sleep(0.5)
     os.killpg(process.pid, signal.SIGINT)
@@ -315,7 +319,7 @@ def test_the_service_of_wandb_killed_stops_no_training(project, launch):
     process = launch(f"train.py {job} --trainer.default_root_dir {root}")
     while not list(root.glob("*/metrics.csv")):  # W&B has the run then
         assert process.poll() is None, process.stdout.read()
-        time.sleep(0.05)
+        time.sleep(0.1)
     (service,) = children(process, "wandb-core")
     os.kill(service, signal.SIGKILL)
     output = process.communicate(timeout=120)[0]

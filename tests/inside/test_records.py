@@ -6,9 +6,9 @@ import torch
 from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import Logger
-from my_project.harness.monitor import Monitor
 from my_project.harness.curves import arrange, split_name
 from my_project.harness.metrics import MetricsFile
+from my_project.harness.monitor import Monitor
 from my_project.harness.pictures import TestPictures
 from my_project.harness.tracking import RunLogger
 from PIL import Image
