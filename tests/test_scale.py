@@ -13,15 +13,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from chaos import equal, result, start, wait_for_training
+from chaos import equal, result, start
 from project import environment, run, run_many
+from test_stuck import wait_for_metrics
 
 pytestmark = pytest.mark.slow
 
 WORDS = ("one", "zwei", "trois")
 TEXTS = "--model.width 8 --data.path texts --data.num_workers 0 --trainer.accelerator cpu"
 DDP = "--trainer.devices 2 --trainer.strategy ddp"
-JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 12 --trainer.log_every_n_steps 2"
+JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 20 --trainer.log_every_n_steps 2"
 TORCHRUN = "-m torch.distributed.run"
 # Each node has a network of its own, and a cable to the other.
 NODES = """
@@ -139,8 +140,8 @@ def test_ordinary_code_measures_as_one_process_does_ends_in_step_and_goes_on(bak
 def test_torchrun_trains_as_ddp_does_and_goes_on_after_sigterm(project, home, ddp):
     command = f"{TORCHRUN} --standalone --nproc_per_node 2 train.py"
     process = start(project, home, f"{command} {JOB} {DDP} --trainer.default_root_dir torchrun")
-    wait_for_training(process, project / "torchrun")
-    os.kill(process.pid, signal.SIGTERM)  # it passes it on
+    wait_for_metrics(process, project / "torchrun")
+    os.kill(process.pid, signal.SIGTERM)  # it passes it on, to W&B's service as well
     output = process.communicate(timeout=60)[0]
     assert process.returncode != 0, output
     assert len(re.findall(r"stopped at step \d+; continue: python train.py --resume torchrun/", output)) == 1

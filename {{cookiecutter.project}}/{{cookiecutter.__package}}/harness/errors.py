@@ -24,7 +24,7 @@ SHORTAGES = {
         "the workers that load data ran out of shared memory (/dev/shm): "
         "give --data.num_workers 0, smaller batches, or a larger /dev/shm"
     ),
-    "Too many open files|unable to open shared memory|received 0 items of ancdata": (
+    "Too many open files|unable to open shared memory|received 0 items of ancdata|^EOFError$": (
         "too many files are open: raise the limit (ulimit -n 4096), or give fewer --data.num_workers"
     ),
     "out of memory": (
@@ -54,12 +54,12 @@ def one_line_errors() -> Iterator[None]:
 
 def explanation(error: Exception) -> str | None:
     """Return what to tell the user about an error, None for a bug or an error of the user's own code."""
-    text = str(error)
+    text = str(error) or type(error).__name__  # a worker that cannot send its batch makes an empty EOFError
     if isinstance(error, UserError):
         return text.rpartition("UserError: ")[2]  # without the traceback of a worker that loads data
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full: free some space, then continue with --resume ({error})"
-    if isinstance(error, RuntimeError | OSError):
+    if isinstance(error, RuntimeError | OSError | EOFError):
         for pattern, advice in SHORTAGES.items():
             if re.search(pattern, text):
                 reason = text.strip().splitlines()[-1]  # below the traceback of a worker
