@@ -160,9 +160,11 @@ class BestCheckpoint(ModelCheckpoint):
         self.saving = True
         yield
         self.saving = False
+        if self.best_model_path in ("", self.copied) or not trainer.is_global_zero:
+            return
+        self.copied = self.best_model_path
         best = best_checkpoint(trainer)
-        if self.best_model_path not in ("", str(best), self.copied) and trainer.is_global_zero:
-            self.copied = self.best_model_path
+        if self.best_model_path != str(best):
             with whole_file(best) as file:
                 file.write(Path(self.best_model_path).read_bytes())
 
