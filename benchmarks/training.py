@@ -274,9 +274,7 @@ def batches(data: DataModule, options: dict) -> list[plain_loop.Batches]:
     workers["pin_memory"] = torch.cuda.is_available()
     order = {"sampler": plain_loop.Order(len(data.train_set)), "drop_last": True}
     return [
-        DataLoader(
-            each, size, collate_fn=collate, **workers, **(order if each is data.train_set else {})
-        )
+        DataLoader(each, size, collate_fn=collate, **workers, **(order if each is data.train_set else {}))
         for each in sets
     ]
 
