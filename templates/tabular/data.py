@@ -1,11 +1,11 @@
 """The data: rows of a table, split and loaded by a LightningDataModule. Replace them by yours."""
 
-from collections import Counter
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+import polars as pl
 import torch
 from lightning import LightningDataModule
 from sklearn.datasets import load_breast_cancer, load_diabetes
@@ -13,8 +13,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from .harness.batches import balanced_sampler, check_batch_size, drops_last, worker_options
+from .harness.columns import (
+    choose_columns,
+    describe,
+    encode,
+    find_kinds,
+    kinds_of,
+    leave_out,
+    note_unknown,
+    read_kinds,
+)
 from .harness.errors import UserError
-from .harness.files import files_in
 from .harness.splits import (
     check_shares,
     class_names,
@@ -24,26 +33,16 @@ from .harness.splits import (
     share_out,
     warn_of_other_data,
 )
-from .harness.tables import (
-    ENDINGS,
-    TARGETS,
-    column_values,
-    find_column,
-    read_table,
-    read_tables,
-    table_of,
-)
-
-if TYPE_CHECKING:
-    from datasets import Dataset as Table
+from .harness.tables import TARGETS, find_column, read_table, read_tables, table_files, texts_of
+from .harness.targets import find_targets
 
 
 class TableDataset(Dataset):
     """Rows and their targets in memory, four bytes a cell.
 
     Args:
-        rows: float32 (N, columns): a number, or the place of a category among the known ones,
-            from 1, and 0 for others.
+        rows: float32 (N, columns): a number, NaN where it is missing, or the place of a text among the
+            values of its column, from 1, and 0 for others.
         targets: int64 classes or float32 numbers (N,); None for rows to predict on.
     """
 
@@ -69,11 +68,18 @@ class DataModule(LightningDataModule):
     """A table: scikit-learn's breast cancer (classes) or diabetes (numbers), or yours in `path`.
 
     Args:
-        path: Your table: a CSV, JSON lines or Parquet file, a folder of them, or a name on the Hugging Face
-            hub; null: the one that `dataset` names.
+        path: Your table: a CSV, TSV, JSON, Parquet or Excel file, a folder of them, or a name on the Hugging
+            Face hub; null: the one that `dataset` names.
         dataset: Which table where `path` is null: 569 tumours, or the progress of 442 diabetics.
         target: Column to predict; null: the one called label, target, class or category.
-        regression: Whether targets are numbers; null: if they have decimals.
+        regression: Whether targets are numbers; null: if they have decimals, or are many different whole numbers.
+        separator: What is between two cells of a CSV file, such as ";" or "\\t"; null: it is recognised.
+        decimal: Decimal sign, "." or ","; null: it is recognised.
+        missing: Words that stand for a missing number or date, besides "?", "NA" and their like.
+        ignore: Columns to leave out.
+        only: The only columns to learn from; null: all.
+        categories: Columns of texts, even if they look like numbers: codes such as those of places.
+        group: Column whose equal values stay together in one split, such as that of a patient.
         max_categories: Values of a column of texts that are told apart; rarer ones are all alike.
         val_share: Share of the rows to validate on, unless the data have a validation split.
         test_share: Share of the rows to test on, unless the data have a test split.
@@ -97,6 +103,13 @@ class DataModule(LightningDataModule):
         dataset: Literal["breast_cancer", "diabetes"] = "breast_cancer",
         target: str | None = None,
         regression: bool | None = None,
+        separator: str | None = None,
+        decimal: Literal[".", ","] | None = None,
+        missing: list[str] | None = None,
+        ignore: list[str] | None = None,
+        only: list[str] | None = None,
+        categories: list[str] | None = None,
+        group: str | None = None,
         max_categories: int = 100,
         val_share: float = 0.1,
         test_share: float = 0.2,
@@ -118,73 +131,115 @@ class DataModule(LightningDataModule):
         check_batch_size(batch_size)
         self.save_hyperparameters(logger=False)
         self.predict_set: Dataset | None = None
+        self.notes: list[str] = []  # what was found in the data, and what was made of it
+        self.kinds: dict[str, dict] = {}  # what the columns are, once they are read
 
-    def read(self) -> dict[str, tuple]:
-        """Return the table without the targets, and the targets, of each split that the data have."""
+    @property
+    def source(self) -> str:
+        """What messages call the table."""
+        return self.hparams.path or self.hparams.dataset
+
+    def read(self) -> dict[str, pl.DataFrame]:
+        """Return the table of each split that the data have."""
         settings = self.hparams
         if settings.path is None:
             return {"train": built_in(settings.dataset)}
-        examples: dict[str, tuple] = {}
-        for split, table in read_tables(settings.path).items():
-            target = find_column(table, settings.target, "target", TARGETS)
-            for column in table.column_names:
-                column_values(table, column, settings.path)  # none is missing
-            examples[split] = table.remove_columns(target), column_values(table, target, settings.path)
-        return examples
+        return read_tables(settings.path, separator=settings.separator, notes=self.notes)
+
+    def find_targets(self, tables: dict[str, pl.DataFrame], target: str) -> dict[str, tuple]:
+        """Return for each split the rows that have a target, and their targets."""
+        regression = self.hparams.regression
+        if self.is_trained:
+            regression = not self.classes
+        return find_targets(
+            tables,
+            target,
+            self.source,
+            regression=regression,
+            decimal=self.hparams.decimal,
+            missing=self.hparams.missing or [],
+            notes=self.notes,
+        )
+
+    def read_rows(self, tables: dict[str, pl.DataFrame], target: str) -> dict[str, pl.DataFrame]:
+        """Return the columns to learn from: numbers as Float64, dates as Datetime, texts as String.
+
+        A missing cell is null. Out of a checkpoint, the columns are those of the training.
+        """
+        settings = self.hparams
+        missing = settings.missing or []
+        tables = dict(tables)
+        if self.is_trained:
+            self.kinds = kinds_of(self.columns)
+        else:
+            train = tables["train"]
+            names = choose_columns(train, target, settings.ignore or [], settings.only, settings.group)
+            self.kinds, tables["train"] = find_kinds(
+                train.select(names),
+                self.source,
+                decimal=settings.decimal,
+                missing=missing,
+                categories=settings.categories or [],
+                notes=self.notes,
+            )
+        rows = {}
+        for split, table in tables.items():
+            rows[split] = read_kinds(table, self.kinds, self.source, missing=missing, notes=self.notes)
+        return rows
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
-        """What `read` returns, for all of the splits "train", "val" and "test"."""
+        """The rows, and their targets, of the splits "train", "val" and "test"."""
         settings = self.hparams
-        examples = self.read()
-        _, targets = examples["train"]
-        strata = targets
-        if self.is_regression(targets):
-            for split, (_, values) in examples.items():
-                check_numbers(values, split)
-            strata = deciles(targets)
-        return share_out(
-            examples,
+        tables = self.read()
+        target = find_column(tables["train"], settings.target, "target", TARGETS)
+        targets = self.find_targets(tables, target)
+        tables = {split: tables[split] for split in targets}
+        with_target, labels = targets["train"]
+        strata = labels if isinstance(labels, list) else deciles(labels)
+        groups = None
+        if settings.group is not None:
+            column = find_column(tables["train"], settings.group, "group", [])
+            groups = texts_of(tables["train"], column)[with_target].to_list()
+        rows = self.read_rows(tables, target)
+        shared = share_out(
+            targets,
             strata=strata,
+            groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
             seed=settings.split_seed,
             fold=settings.fold,
             num_folds=settings.num_folds,
+            notes=self.notes,
         )
-
-    def is_regression(self, targets: list) -> bool:
-        """Return whether to predict numbers: as it is set, or else if the targets have decimals."""
-        if self.hparams.regression is not None:
-            return self.hparams.regression
-        return isinstance(targets[0], float)
+        parts = {}
+        for split, (chosen, values) in shared.items():
+            table = rows.get(split, rows["train"])
+            parts[split] = table[chosen], values
+        return parts
 
     @cached_property
     def facts(self) -> dict:
         """What the training rows say about how to treat others; it travels in the checkpoint."""
         table, targets = self.parts["train"]
-        numbers = []
-        categories = []
-        for name in table.column_names:
-            cells = table[name][:]
-            if is_number(cells[0]):
-                numbers.append(describe_numbers(name, cells))
-            else:
-                categories.append(describe_categories(name, cells, self.hparams.max_categories))
-        # A category without frequent values is a name or number of its own in each row: it says nothing.
-        columns = numbers + [column for column in categories if column["values"]]
-        if self.is_regression(targets):
-            classes = []
-            target_scale = [float(np.mean(targets)), float(np.std(targets)) or 1.0]
-        else:
+        classes: list[str] = []
+        target_scale = [0.0, 1.0]
+        if isinstance(targets, list):
             classes = class_names(targets)
-            target_scale = [0.0, 1.0]
+        else:
+            target_scale = [float(np.mean(targets)), float(np.std(targets)) or 1.0]
         return {
             "classes": classes,
-            "columns": columns,
+            "columns": describe(table, self.kinds, self.hparams.max_categories, self.notes),
             "target_scale": target_scale,
             "fingerprint": fingerprint(self.parts),
         }
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether the columns and classes are those of a training, out of a checkpoint."""
+        return "facts" in vars(self)
 
     @property
     def classes(self) -> list[str]:
@@ -193,7 +248,7 @@ class DataModule(LightningDataModule):
 
     @property
     def columns(self) -> list[dict]:
-        """What is known of each column, numbers first: name, and mean and std or the values of a category."""
+        """What is known of each column, numbers first: name, and mean and std, or the values of a text."""
         return self.facts["columns"]
 
     @property
@@ -223,32 +278,12 @@ class DataModule(LightningDataModule):
     def dataset(self, split: str) -> TableDataset:
         """Return the rows of a split."""
         table, values = self.parts[split]
-        rows = self.encode(table, self.hparams.path)
+        rows = torch.from_numpy(encode(table, self.columns))
         if self.classes:
             targets = torch.tensor(class_numbers(values, self.classes, split))
         else:
             targets = torch.tensor(values, dtype=torch.float32)
         return TableDataset(rows, targets)
-
-    def encode(self, table: "Table", file: str | Path) -> Tensor:
-        """Return the cells of the known columns as float32 (N, columns).
-
-        Raises:
-            UserError: If a column is missing, or a cell of it is missing or not a number.
-        """
-        encoded = []
-        for column in self.columns:
-            cells = column_values(table, column["name"], file)
-            if "mean" in column:
-                for row, cell in enumerate(cells, 1):
-                    if isinstance(cell, str):
-                        raise UserError(f"{file}, row {row}: {column['name']} is {cell}, not a number")
-                encoded.append(torch.tensor(cells, dtype=torch.float32))
-            else:
-                places = {value: place for place, value in enumerate(column["values"], 1)}
-                numbers = [places.get(str(cell), 0) for cell in cells]
-                encoded.append(torch.tensor(numbers, dtype=torch.float32))
-        return torch.stack(encoded, dim=1)
 
     @property
     def workers(self) -> dict:
@@ -301,22 +336,28 @@ class DataModule(LightningDataModule):
         """Take the rows of tables to predict on; return `file:row` of each.
 
         Raises:
-            UserError: If a file, a column or a cell is missing.
+            UserError: If a file or columns are missing, or a cell is not what its column is.
         """
+        settings = self.hparams
+        kinds = kinds_of(self.columns)
+        missing = settings.missing or []
         names = []
-        rows = []
+        tables = []
         for path in paths:
-            for file in files_in(path, ENDINGS):
-                found = self.encode(read_table([file]), file)
-                rows.append(found)
-                names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
-        self.predict_set = TableDataset(torch.cat(rows), None)
+            for file in table_files(path):
+                table = read_table([file], separator=settings.separator, notes=self.notes)
+                tables.append(read_kinds(table, kinds, str(file), missing=missing, notes=self.notes))
+                names += [f"{file}:{row}" for row in range(1, len(table) + 1)]
+        table = pl.concat(tables)
+        rows = encode(table, self.columns)
+        note_unknown(table, rows, self.columns, self.notes)
+        self.predict_set = TableDataset(torch.from_numpy(rows), None)
         return names
 
     def test_example(self, index: int) -> dict:
         """Return a row of the test split, to look at."""
         table, _ = self.parts["test"]
-        return table[index]
+        return table.row(index, named=True)
 
 
 def collate(batch):
@@ -324,8 +365,8 @@ def collate(batch):
     return batch
 
 
-def built_in(name: str) -> tuple["Table", list]:
-    """Return one of scikit-learn's tables, and its targets: names of classes or numbers."""
+def built_in(name: str) -> pl.DataFrame:
+    """Return one of scikit-learn's tables; the column "target" holds names of classes or numbers."""
     if name == "diabetes":
         source = load_diabetes(scaled=False)
         targets = source.target
@@ -333,28 +374,4 @@ def built_in(name: str) -> tuple["Table", list]:
         source = load_breast_cancer()
         targets = source.target_names[source.target]
     columns = dict(zip(source.feature_names, source.data.T, strict=True))
-    return table_of(columns), targets.tolist()
-
-
-def is_number(cell) -> bool:
-    """Return whether a cell is a number; True and False are categories."""
-    return isinstance(cell, int | float) and not isinstance(cell, bool)
-
-
-def check_numbers(values: list, split: str) -> None:
-    """Raise a UserError unless the targets of a regression are numbers."""
-    if not is_number(values[0]):
-        raise UserError(
-            f"data.regression: the targets of split '{split}' are not numbers, but such as '{values[0]}'"
-        )
-
-
-def describe_numbers(name: str, cells: list) -> dict:
-    """Return mean and standard deviation of a column of numbers."""
-    return {"name": name, "mean": float(np.mean(cells)), "std": float(np.std(cells)) or 1.0}
-
-
-def describe_categories(name: str, cells: list, most: int) -> dict:
-    """Return the frequent values of a column of categories, those of at least two rows."""
-    frequent = Counter(map(str, cells)).most_common(most)
-    return {"name": name, "values": [value for value, count in frequent if count > 1]}
+    return pl.DataFrame({**columns, "target": targets})

@@ -5,45 +5,64 @@ from torch import Tensor, nn
 
 
 class Columns(nn.Module):
-    """Turn a row into features: standardised numbers, and learned vectors for categories.
+    """Turn a row into features: standardised numbers, and learned vectors for texts.
 
     Numbers far out are drawn in, to three standard deviations at most, and each feature has a learned scale,
-    as in Holzmüller et al. 2024 (arXiv:2407.04491); vectors for categories are those of Guo & Berkhahn 2016
-    (arXiv:1604.06737). Input: (B, columns), numbers first; output: (B, features).
+    as in Holzmüller et al. 2024 (arXiv:2407.04491); vectors for texts are those of Guo & Berkhahn 2016
+    (arXiv:1604.06737). The mean stands for a missing number, and in columns where training has such, a feature
+    says so. Input: (B, columns), numbers first; output: (B, features).
     """
 
-    def __init__(self, columns: list[dict], category_width: int):
+    def __init__(self, columns: list[dict], category_width: int, category_dropout: float):
         super().__init__()
         numbers = [column for column in columns if "mean" in column]
         categories = [column for column in columns if "values" in column]
         if numbers + categories != columns:
-            raise ValueError("columns of numbers must come before columns of categories")
+            raise ValueError("columns of numbers must come before columns of texts")
         self.numbers = len(numbers)
         mean = torch.tensor([column["mean"] for column in numbers])
         std = torch.tensor([column["std"] for column in numbers])
+        gaps = [place for place, column in enumerate(numbers) if column.get("missing")]
         self.mean = nn.Buffer(mean, persistent=False)  # of these data, not learned
         self.std = nn.Buffer(std, persistent=False)
+        self.gaps = nn.Buffer(torch.tensor(gaps, dtype=torch.long), persistent=False)
         self.embeddings = nn.ModuleList()
         for column in categories:
             places = len(column["values"]) + 1  # and one for others
             self.embeddings.append(nn.Embedding(places, category_width))
-        self.features = self.numbers + category_width * len(categories)
+        self.category_dropout = category_dropout
+        self.features = self.numbers + len(gaps) + category_width * len(categories)
         self.scale = nn.Parameter(torch.ones(self.features))
 
     def forward(self, rows: Tensor) -> Tensor:
         numbers = (rows[:, : self.numbers] - self.mean) / self.std
-        parts = [numbers / (1 + (numbers / 3).square()).sqrt()]
-        for place, embedding in enumerate(self.embeddings, self.numbers):
-            parts.append(embedding(rows[:, place].long()))
+        missing = numbers.isnan()
+        numbers = numbers.masked_fill(missing, 0.0)
+        parts = [numbers / (1 + (numbers / 3).square()).sqrt(), missing[:, self.gaps].to(numbers.dtype)]
+        places = rows[:, self.numbers :].long()  # (B, columns of texts)
+        if self.training and self.category_dropout > 0:
+            # So that the vector for others is learned: it serves values that training has never seen.
+            kept = torch.rand(places.shape, device=places.device) >= self.category_dropout
+            places = places * kept
+        for place, embedding in enumerate(self.embeddings):
+            parts.append(embedding(places[:, place]))
         return self.scale * torch.cat(parts, dim=1)
 
 
 class Backbone(nn.Module):
     """Turn a row (B, columns) into the features of its cells, and those that hidden layers make of them."""
 
-    def __init__(self, columns: list[dict], width: int, depth: int, category_width: int, dropout: float):
+    def __init__(
+        self,
+        columns: list[dict],
+        width: int,
+        depth: int,
+        category_width: int,
+        category_dropout: float,
+        dropout: float,
+    ):
         super().__init__()
-        self.columns = Columns(columns, category_width)
+        self.columns = Columns(columns, category_width, category_dropout)
         self.layers = nn.Sequential()
         size = self.columns.features
         for _ in range(depth):
@@ -64,13 +83,14 @@ class Network(nn.Module):
     Both learn together, as those of Cheng et al. 2016 (arXiv:1606.07792); their first scores are small.
 
     Args:
-        columns: What is known of each column, numbers first: its name, and mean and std or the values of a
-            category.
+        columns: What is known of each column, numbers first: its name, and mean and std, or the values of a
+            text.
         num_classes: Scores to return.
         target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
         width: Features of each layer.
         depth: Hidden layers.
-        category_width: Features of each category.
+        category_width: Features of each column of texts.
+        category_dropout: Share of the texts that training replaces by "another", which it knows nothing of.
         dropout: Share of the features that training sets to zero.
     """
 
@@ -82,12 +102,13 @@ class Network(nn.Module):
         width: int = 32,
         depth: int = 1,
         category_width: int = 8,
+        category_dropout: float = 0.05,
         dropout: float = 0.5,
     ):
         super().__init__()
         self.columns = columns
         self.mean, self.std = target_scale
-        self.backbone = Backbone(columns, width, depth, category_width, dropout)
+        self.backbone = Backbone(columns, width, depth, category_width, category_dropout, dropout)
         self.head = nn.Linear(self.backbone.features, num_classes)
         nn.init.normal_(self.head.weight, std=0.01)
 

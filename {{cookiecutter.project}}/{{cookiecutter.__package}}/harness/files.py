@@ -37,7 +37,7 @@ def files_in(path: Path, endings: Sequence[str]) -> list[Path]:
     files = []
     for file in path.rglob("*"):
         hidden = any(part.startswith(".") for part in file.relative_to(path).parts)
-        if file.suffix.lower() in endings and not hidden and file.is_file():
+        if file.name.lower().endswith(tuple(endings)) and not hidden and file.is_file():
             files.append(file)
     if not files:
         raise UserError(f"{path} contains no file that ends in {', '.join(endings[:8])}")
