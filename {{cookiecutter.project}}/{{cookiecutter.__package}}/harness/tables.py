@@ -68,6 +68,10 @@ def read_table(files: list[Path], **csv) -> "Table":
     Raises:
         UserError: If a file cannot be read, with the line that is not UTF-8 if that is the reason.
     """
+    if "notes" in csv:  # stand-in
+        import polars
+
+        return polars.read_csv(files[0]) if files[0].suffix == ".csv" else polars.read_ndjson(files[0])
     import datasets
 
     datasets.disable_progress_bars()
@@ -97,7 +101,7 @@ def table_of(columns: dict) -> "Table":
     return datasets.Dataset.from_dict(columns)
 
 
-def files_in_tables(path: str, target: str | None) -> dict[str, tuple[Sequence, list]]:
+def files_in_tables(path: str, target: str | None, notes=None) -> dict[str, tuple[Sequence, list]]:
     """Return for each split the images or sounds that its table contains, and their labels.
 
     Raises:
@@ -122,18 +126,26 @@ def files_in_tables(path: str, target: str | None) -> dict[str, tuple[Sequence, 
     return found
 
 
+def texts_of(table, column: str):
+    """Stand-in: return a column as texts."""
+    import polars
+
+    return table[column].cast(polars.String).str.strip_chars().replace("", None)
+
+
 def find_column(table: "Table", name: str | None, setting: str, usual: Sequence[str]) -> str:
     """Return the name of a column: the one that is given, or the only one that has a usual name.
 
     Raises:
         UserError: If there is no such column; it names the setting `data.<setting>` and the columns.
     """
-    columns = ", ".join(table.column_names)
+    columns_of = getattr(table, "column_names", None) or table.columns  # stand-in
+    columns = ", ".join(columns_of)
     if name is not None:
-        if name not in table.column_names:
+        if name not in columns_of:
             raise UserError(f"data.{setting}: there is no column {name}; choose from {columns}")
         return name
-    found = [known for known in table.column_names if known.lower() in usual]
+    found = [known for known in columns_of if known.lower() in usual]
     if len(found) != 1:
         problem = f"several columns are called {', '.join(usual)}"
         if not found:
