@@ -262,7 +262,9 @@ def too_few(name: str, labels: list | np.ndarray, groups: int | None) -> str:
     return f"{problem}: too few examples of {first_few(counts)}; {advice}"
 
 
-def descriptions(parts: dict[str, tuple], given: Sequence[str], fold: int | None, num_folds: int) -> list[str]:
+def descriptions(
+    parts: dict[str, tuple], given: Sequence[str], fold: int | None, num_folds: int
+) -> list[str]:
     """Return sentences on the size and origin of the splits, and on the classes in them."""
     sizes = []
     for name, (_, labels, *_) in parts.items():
