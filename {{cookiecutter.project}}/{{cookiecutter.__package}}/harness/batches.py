@@ -11,9 +11,7 @@ from torch.utils.data import Sampler, WeightedRandomSampler
 
 from .errors import UserError
 
-FEWEST_BATCHES = (
-    16  # of an epoch: with one or two, the usual number of epochs would be too few steps to learn
-)
+FEWEST_BATCHES = 16  # of an epoch: with one or two, the usual number of epochs has too few steps to learn
 SMALLEST_BATCH = 4
 
 
