@@ -40,20 +40,20 @@ def test_few_examples_are_learned_from(bake, home):
         words = random.choice(["lorem", "ipsum", "dolor", "sit", "amet"], 5)
         rows.append(f"{' '.join(words)} {'good' if number % 2 else 'bad'},{number % 2}")
     (text / "few.csv").write_text("\n".join(rows))
-    iris, few, short, resumed = run_in_turn(
-        [
-            (tabular, "train.py --data.path iris.csv"),
-            (text, "train.py --data.path few.csv"),
-            (
-                text,
-                "train.py --data.path few.csv --model.width 8 --trainer.max_epochs 2 --trainer.default_root_dir short",
-            ),
-            (text, "train.py --resume short/RUN --trainer.max_epochs 3"),
-        ],
+    short = (
+        "train.py --data.path few.csv --model.width 8 --trainer.default_root_dir short --trainer.max_epochs 2"
+    )
+    iris, few, begun = run_in_turn(
+        [(tabular, "train.py --data.path iris.csv"), (text, "train.py --data.path few.csv"), (text, short)],
         home=home,
     )
     assert accuracy(iris) >= 0.9, iris.err
     assert accuracy(few) >= 0.9, few.err
+    assert begun.code == 0, begun.err
+    (settings,) = (text / "short").glob("*/config.yaml")
+    done = run(text, f"train.py --resume {settings.parent} --trainer.max_epochs 3", home=home)
+    assert done.code == 0, done.err
+    assert "epoch 2" in done.err
 
 
 def accuracy(done) -> float:
