@@ -7,7 +7,6 @@ from pathlib import Path
 
 import polars as pl
 
-from .harness.cells import look_like_words
 from .harness.delimited import as_utf8, looks_like_table
 from .harness.errors import UserError, first_few
 from .harness.files import list_folder
@@ -23,10 +22,10 @@ FREQUENT = 5  # is in so many rows on average
 def find_text_column(
     table: pl.DataFrame, name: str | None, others: Sequence[str | None], notes: list[str]
 ) -> str:
-    """Return the column of texts: the one that is given or has a usual name, or the only one of words.
+    """Return the column of texts: the one that is given or has a usual name, or the only likely one.
 
     Args:
-        table: The rows.
+        table: The rows. Likely is the only column of words, or if there are more the only one of sentences.
         name: The column that is given.
         others: Columns that have another use.
         notes: Is told which column was found by its content.
@@ -37,17 +36,25 @@ def find_text_column(
     usual = [column for column in table.columns if column.lower() in TEXTS and column not in others]
     if name is not None or len(usual) == 1:
         return find_column(table, name or usual[0], "text_column", TEXTS)
-    words = []
-    for column, dtype in table.schema.items():
-        if column not in others and dtype == pl.String and look_like_words(table[column]):
-            words.append(column)
+    columns = [column for column in table.columns if column not in others]
+    words = [column for column in columns if mostly_has(table[column], r"\p{L}")]
+    sentences = [column for column in words if mostly_has(table[column], r"\S\s+\S")]
+    likely = words
     if len(words) != 1:
-        columns = [column for column in words or table.columns if column not in others]
-        raise UserError(
-            f"which column has the texts? Set --data.text_column to one of {first_few(columns, 8)}"
-        )
-    notes.append(f"the texts are in the column {words[0]}, the only one of words (--data.text_column)")
-    return words[0]
+        likely = sentences
+    if len(likely) != 1:
+        names = first_few([column[:40] for column in likely or columns], 8)
+        raise UserError(f"which column has the texts? Set --data.text_column to one of {names}")
+    notes.append(f"the texts are in the column {likely[0]} (--data.text_column)")
+    return likely[0]
+
+
+def mostly_has(column: pl.Series, pattern: str) -> bool:
+    """Return whether most of about a thousand cells of a column are texts in which a pattern is found."""
+    if column.dtype != pl.String:
+        return False
+    some = column.gather_every(1 + len(column) // 1000).drop_nulls()
+    return len(some) > 0 and some.str.contains(pattern).mean() > 0.5
 
 
 def check_classes(labels: list[str], column: str, notes: list[str]) -> None:

@@ -221,7 +221,7 @@ def test_what_cannot_be_split_gets_one_line(labels, groups, settings, words):
 
 def test_a_class_of_a_given_split_that_training_lacks_gets_one_line():
     labels = [f"new {i}" for i in range(900)] + ["a"]
-    with pytest.raises(UserError, match="'new 0'.* and 895 more in the validation split.*classes: a, b"):
+    with pytest.raises(UserError, match=r"'new 0'.* and 895 more in the validation split.*classes: a, b"):
         class_numbers(labels, ["a", "b"], "val")
 
 
