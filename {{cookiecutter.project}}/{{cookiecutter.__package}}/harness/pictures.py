@@ -309,7 +309,11 @@ def draw_example(axes: Axes, example: Any) -> None:
         axes.imshow(np.asarray(example), cmap="gray")
     elif isinstance(example, tuple):
         samples, rate = example
-        axes.specgram(samples, NFFT=256, noverlap=128, Fs=rate)
+        axes.specgram(samples, NFFT=256, noverlap=128, Fs=rate / 1000)
+        axes.set_axis_on()
+        axes.set_xlabel("milliseconds", fontsize=7)
+        axes.set_ylabel("kHz", fontsize=7)
+        axes.tick_params(labelsize=7)
     elif isinstance(example, dict):
         cells = [f"{name[:20]}: {str(value)[:12]}" for name, value in example.items()]
         axes.text(0, 0.5, "\n".join(cells[:9]), va="center", fontsize=7)
