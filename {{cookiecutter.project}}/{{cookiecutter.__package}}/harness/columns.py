@@ -1,8 +1,8 @@
 """Which columns of a table are used, what is known of them, and rows as the float32 that a network takes.
 
-A column is described by a dict of plain values, which travels in the checkpoint: its name and, for numbers, mean
-and standard deviation in training and whether cells were missing there; for texts, the values that are told
-apart. Of a date, each part is a column of numbers.
+A column is described by a dict of plain values, which travels in the checkpoint: its name and, for numbers,
+mean and standard deviation in training and whether cells were missing there; for texts, the values that are
+told apart. Of a date, each part is a column of numbers.
 """
 
 from collections.abc import Sequence
@@ -72,8 +72,8 @@ def leave_out(
     if identifiers:
         shown = first_few(identifiers)
         notes.append(
-            f"warning: {shown}: whole numbers that differ in every row; if they only name it, leave them out: "
-            f"--data.ignore '[{', '.join(identifiers[:5])}]'"
+            f"warning: {shown}: whole numbers that differ in every row; if they only name it, "
+            f"leave them out: --data.ignore '[{', '.join(identifiers[:5])}]'"
         )
     return {name: kinds[name] for name in kept}
 
@@ -149,7 +149,7 @@ def describe(
             texts.append({"name": name, "values": values[:max_categories], **kind})
     if rare:
         notes.append(
-            f"more values than data.max_categories {max_categories}, so the rarer are alike: {first_few(rare)}"
+            f"more values than data.max_categories {max_categories}; the rarer are alike: {first_few(rare)}"
         )
     note_columns(table, kinds, parts, notes)
     return numbers + parts + texts

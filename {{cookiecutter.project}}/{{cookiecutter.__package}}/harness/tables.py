@@ -1,7 +1,7 @@
 """Read your tables with Polars: CSV and other texts, JSON, Parquet and Excel files.
 
-Compared with `datasets`, Polars reads a CSV four times as fast, needs no copy of it on disk, and does not decide
-after the first rows what a column is. `datasets` is the way to the hub (hub.py).
+Compared with `datasets`, Polars reads a CSV four times as fast, needs no copy of it on disk, and does not
+decide after the first rows what a column is. `datasets` is the way to the hub (hub.py).
 """
 
 import json

@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 
 from .cells import look_like_words
-from .kinds import as_numbers, check_finite, is_whole, kind_of_texts, kind_of_type, note_readings
 from .errors import UserError
+from .kinds import as_numbers, check_finite, is_whole, kind_of_texts, kind_of_type, note_readings
 from .tables import texts_of
 
 FEW = 20  # different whole numbers that may be classes,
