@@ -12,26 +12,27 @@ from jinja2.ext import Extension
 # by pip. Import and distribution names of all that requirements.txt installs; a test compares them.
 _INSTALLED = """
 aiohappyeyeballs aiohttp aiosignal annotated_types anyio ast_serialize attr attrs certifi cffi
-charset_normalizer click cloudpickle contourpy coreweave_evaluations cwevals cycler datasets dateutil dill
-distro distutils docstring_parser emoji filelock fonttools frozenlist fsspec functorch google
-googleapis_common_protos h11 hf_xet httpcore httpcore2 httpx httpx2 huggingface_hub idna iniconfig isympy
-jinja2 joblib jsonargparse kiwisolver librt licensing lightning lightning_fabric lightning_utilities
-markupsafe matplotlib mpl_toolkits mpmath multidict multiprocess mypy mypy_extensions mypyc narwhals networkx
-numpy opentelemetry opentelemetry_api opentelemetry_exporter_http_transport opentelemetry_exporter_otlp_common
-opentelemetry_exporter_otlp_proto_common opentelemetry_exporter_otlp_proto_http opentelemetry_proto
-opentelemetry_sdk opentelemetry_semantic_conventions packaging pandas pathspec pil pillow pkg_resources
-platformdirs pluggy propcache protobuf py pyarrow pycparser pydantic pydantic_core pygments pylab pyparsing
-pytest python_dateutil pytorch_lightning pyyaml requests ruff scikit_learn scipy setuptools six sklearn
-sniffio soundfile sympy threadpoolctl torch torchgen torchmetrics tqdm truststore typeshed_client
-typing_extensions typing_inspection tzdata urllib3 wandb xxhash yaml yarl
+charset_normalizer click cloudpickle contourpy coreweave_evaluations cwevals cycler dateutil distro distutils
+docstring_parser emoji filelock fonttools frozenlist fsspec functorch google googleapis_common_protos h11
+httpcore httpx idna iniconfig isympy jinja2 joblib jsonargparse kiwisolver librt licensing lightning
+lightning_fabric lightning_utilities markupsafe matplotlib mpl_toolkits mpmath multidict mypy mypy_extensions
+mypyc narwhals networkx numpy opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
+opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
+opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
+opentelemetry_semantic_conventions packaging pathspec pil pillow pkg_resources platformdirs pluggy polars
+polars_runtime_32 propcache protobuf py pycparser pydantic pydantic_core pygments pylab pyparsing pytest
+python_dateutil pytorch_lightning pyyaml requests ruff scikit_learn scipy setuptools six sklearn sniffio
+soundfile sympy threadpoolctl torch torchgen torchmetrics tqdm typeshed_client typing_extensions
+typing_inspection tzdata urllib3 wandb xxhash yaml yarl
 """
 # Imported by the ones above wherever they are found, or the usual next thing to install.
 _OPTIONAL = """
-accelerate apex audioread bitsandbytes colossalai comet_ml cuda cv2 dask deepspeed evaluate fairscale hydra
-ipython ipywidgets jax keras litdata litlogger ml_dtypes mlflow neptune numba nvidia omegaconf onnx onnx_ir
-onnxruntime onnxscript optuna plotly polars psutil pytest_cov pytorch ray rich safetensors seaborn sentry_sdk
-tensorboard tensorboardx tensorflow tensorrt timm tokenizers torch_tensorrt torch_xla torchao torchaudio
-torchdata torchtext torchvision tornado transformer_engine transformers triton xarray
+accelerate apex audioread bitsandbytes colossalai comet_ml cuda cv2 dask datasets deepspeed dill evaluate
+fairscale fastexcel hf_xet httpcore2 httpx2 huggingface_hub hydra ipython ipywidgets jax keras litdata
+litlogger ml_dtypes mlflow multiprocess neptune numba nvidia omegaconf onnx onnx_ir onnxruntime onnxscript
+optuna pandas plotly psutil pyarrow pytest_cov pytorch ray rich safetensors seaborn sentry_sdk tensorboard
+tensorboardx tensorflow tensorrt timm tokenizers torch_tensorrt torch_xla torchao torchaudio torchdata
+torchtext torchvision tornado transformer_engine transformers triton truststore xarray
 """
 # In the project, or in its .gitignore, or given a meaning of their own by packaging tools.
 _PROJECT = """

@@ -19,17 +19,9 @@ from .harness.batches import (
     drops_last,
     worker_options,
 )
-from .harness.columns import (
-    choose_columns,
-    describe,
-    encode,
-    find_kinds,
-    kinds_of,
-    leave_out,
-    note_unknown,
-    read_kinds,
-)
+from .harness.columns import choose_columns, describe, encode, kinds_of, leave_out, note_unknown
 from .harness.errors import UserError
+from .harness.kinds import find_kinds, read_kinds
 from .harness.splits import (
     check_shares,
     class_names,
@@ -78,7 +70,7 @@ class DataModule(LightningDataModule):
             Face hub; null: the one that `dataset` names.
         dataset: Which table where `path` is null: 569 tumours, or the progress of 442 diabetics.
         target: Column to predict; null: the one called label, target, class or category.
-        regression: Whether targets are numbers; null: if they have decimals, or are many different whole numbers.
+        regression: Whether targets are numbers; null: if they have decimals, or are many whole numbers.
         separator: What is between two cells of a CSV file, such as ";" or "\\t"; null: it is recognised.
         decimal: Decimal sign, "." or ","; null: it is recognised.
         missing: Words that stand for a missing number or date, besides "?", "NA" and their like.
@@ -179,15 +171,17 @@ class DataModule(LightningDataModule):
             self.kinds = kinds_of(self.columns)
         else:
             train = tables["train"]
+            categories = settings.categories or []
             names = choose_columns(train, target, settings.ignore or [], settings.only, settings.group)
-            self.kinds, tables["train"] = find_kinds(
+            kinds, tables["train"] = find_kinds(
                 train.select(names),
                 self.source,
                 decimal=settings.decimal,
                 missing=missing,
-                categories=settings.categories or [],
+                categories=categories,
                 notes=self.notes,
             )
+            self.kinds = leave_out(tables["train"], kinds, categories, self.notes)
         rows = {}
         for split, table in tables.items():
             rows[split] = read_kinds(table, self.kinds, self.source, missing=missing, notes=self.notes)

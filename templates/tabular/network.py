@@ -9,8 +9,8 @@ class Columns(nn.Module):
 
     Numbers far out are drawn in, to three standard deviations at most, and each feature has a learned scale,
     as in Holzmüller et al. 2024 (arXiv:2407.04491); vectors for texts are those of Guo & Berkhahn 2016
-    (arXiv:1604.06737). The mean stands for a missing number, and in columns where training has such, a feature
-    says so. Input: (B, columns), numbers first; output: (B, features).
+    (arXiv:1604.06737). The mean stands for a missing number, and where training has some, a feature says so.
+    Input: (B, columns), numbers first; output: (B, features).
     """
 
     def __init__(self, columns: list[dict], category_width: int, category_dropout: float):

@@ -216,8 +216,9 @@ def read_dates(texts: pl.Series, missing: list[str], format: str | None = None) 
     best.sort(key=lambda dates: dates.wrong.sum())
     if not best:
         return None if format is None else read_dates(texts, missing)
-    if len(best) == 2 and best[0].wrong.sum() == best[1].wrong.sum():
-        if not best[0].values.equals(best[1].values):
+    if len(best) == 2:
+        as_good = best[0].wrong.sum() == best[1].wrong.sum()
+        if as_good and not best[0].values.equals(best[1].values):
             best[0].other = best[1].format
     return best[0]
 
@@ -235,7 +236,7 @@ def date_formats() -> list[str]:
 
 
 def _as_datetimes(texts: pl.Series, format: str) -> pl.Series:
-    """Return texts as datetimes, null where they are written otherwise; times are of the first day of 2000."""
+    """Return texts as datetimes, null where they are written otherwise; times are of 2000-01-01."""
     if format in TIMES:
         texts = "2000-01-01 " + texts
         format = f"%Y-%m-%d {format}"

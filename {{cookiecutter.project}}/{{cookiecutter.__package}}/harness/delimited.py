@@ -1,6 +1,6 @@
 """Read CSV and other text tables: recognise encoding, separator and quotes, and refuse rows that do not fit.
 
-Polars reads every cell as a text, and columns.py decides what a column is when it has seen all of it. A reader
+Polars reads every cell as a text, and kinds.py decides what a column is when it has seen all of it. A reader
 that guesses types from the first rows would lose the zeros of 007, and stumble over what comes late.
 """
 
@@ -93,7 +93,7 @@ def checked_separator(separator: str | None) -> str | None:
 
 
 def find_separator(head: str) -> str:
-    """Return the separator that divides the first lines best into equally many cells; a comma if none does."""
+    """Return the separator that divides the first lines best into equally many cells, or a comma."""
     lines = [line for line in head.splitlines() if line][:100]
     best = (0.0, 1)
     found = ","
@@ -121,9 +121,6 @@ def agreement(lines: list[str], separator: str) -> tuple[int, float]:
         found.append((lengths.count(lengths[0]) / len(lengths), lengths[0]))
     share, cells = max(found, default=(0.0, 1))
     return cells, share
-
-
-# --- encoding -------------------------------------------------------------------------------------------------------
 
 
 def as_utf8(file: Path, notes: list[str]) -> Path | bytes:
@@ -213,16 +210,16 @@ def _from_latin1(data: bytes, file: Path) -> str:
         text = None
     if text is not None and mixed.isascii() and not NOT_LATIN1.search(text):
         return text
-    for number, line in enumerate(data.split(b"\n"), 1):
+    number = 1
+    for line in data.split(b"\n"):
         try:
             line.decode("utf-8")
         except UnicodeDecodeError as error:
-            reason = error.reason
-            break
-    raise UserError(f"{file}, line {number}: not UTF-8 ({reason}); save the file as UTF-8")
-
-
-# --- rows -----------------------------------------------------------------------------------------------------------
+            raise UserError(
+                f"{file}, line {number}: not UTF-8 ({error.reason}); save the file as UTF-8"
+            ) from error
+        number += 1
+    raise AssertionError("the file changed while it was read")
 
 
 def _read_rows(source: Path | bytes, separator: str, skipped: int, file: Path) -> pl.DataFrame:
@@ -242,10 +239,9 @@ def _read_rows(source: Path | bytes, separator: str, skipped: int, file: Path) -
         quotes = 0
     if table is None:
         return _read_slowly(source, separator, skipped, file)
-    if table.width > 1 and table.to_series(-1).slice(1).null_count():
-        # Polars fills short rows with empty cells.
-        if quotes or not _lengths_agree(source, separator, skipped):
-            return _read_slowly(source, separator, skipped, file)
+    may_be_short = table.width > 1 and table.to_series(-1).slice(1).null_count()  # Polars fills such rows
+    if may_be_short and (quotes or not _lengths_agree(source, separator, skipped)):
+        return _read_slowly(source, separator, skipped, file)
     return table
 
 
@@ -296,7 +292,7 @@ def _lengths_agree(source: Path | bytes, separator: str, skipped: int) -> bool:
 
 
 def _read_slowly(source: Path | bytes, separator: str, skipped: int, file: Path) -> pl.DataFrame:
-    """Return all rows as Python's csv reads them, which forgives more than Polars, and says which rows are wrong.
+    """Return all rows as Python's csv reads them: it forgives more than Polars, and knows what is wrong.
 
     Raises:
         UserError: If rows have more or fewer cells than the header.
@@ -328,7 +324,7 @@ def _read_slowly(source: Path | bytes, separator: str, skipped: int, file: Path)
 def _check_header(header: list[str], table: pl.DataFrame, file: Path) -> None:
     """Raise a UserError if two columns have one name, or if the first row holds no names but cells.
 
-    Cells are numbers with decimals, and what occurs below as well; a sentence beside one of those is one, too.
+    Cells are numbers with decimals, and what occurs below as well; so is a sentence beside one of those.
     """
     like_cells = 0
     sentences = 0

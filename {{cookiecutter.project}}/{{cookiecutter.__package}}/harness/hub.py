@@ -54,7 +54,7 @@ def tables_from_hub(name: str) -> dict[str, pl.DataFrame]:
 
 
 def media_from_hub(name: str) -> dict[str, tuple[dict[str, Column], pl.DataFrame]]:
-    """Return for each split its columns of images or sounds, which stay on disk, and the table of all others."""
+    """Return for each split its columns of images or sounds, left on disk, and a table of the others."""
     import datasets
 
     found = {}
@@ -81,7 +81,7 @@ def _in_memory(table: "Table") -> pl.DataFrame:
 
 
 def class_names_of(metadata: dict[str, str]) -> dict[str, list[str]]:
-    """Return the names of the classes in the columns that `datasets` has stored as numbers, from a Parquet file."""
+    """Return the names of classes that `datasets` has stored as numbers in a Parquet file."""
     described: Any = json.loads(metadata.get("huggingface", "{}"))
     features = described.get("info", {}).get("features", {})
     names = {}

@@ -1,6 +1,6 @@
 """Read your tables with Polars: CSV and other texts, JSON, Parquet and Excel files.
 
-Compared with `datasets`, Polars reads a CSV four times as fast and needs no copy of it on disk, and it does not
+Compared with `datasets`, Polars reads a CSV four times as fast, needs no copy of it on disk, and does not
 decide after the first rows what a column is. `datasets` is the way to the hub (hub.py).
 """
 
@@ -205,9 +205,6 @@ def _media_in(table: pl.DataFrame) -> dict[str, Sequence]:
     return media
 
 
-# --- kinds of files -------------------------------------------------------------------------------------------------
-
-
 def _read_file(file: Path, separator: str | None, notes: list[str]) -> pl.DataFrame:
     kind = ending(file)
     if kind is None and not looks_like_table(file):
@@ -231,7 +228,7 @@ def _read(reader: Callable, file: Path, *arguments) -> pl.DataFrame:
 
 
 def read_json(file: Path) -> pl.DataFrame:
-    """Return the rows of JSON lines, of an array of objects, or of an object of columns, as pandas writes it."""
+    """Return the rows of JSON lines, of an array of objects, or of an object of columns."""
     source = as_utf8(file, [])
     content = source if isinstance(source, bytes) else source.read_bytes()
     content = content.removeprefix(b"\xef\xbb\xbf").lstrip()

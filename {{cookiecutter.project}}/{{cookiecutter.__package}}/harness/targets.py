@@ -4,8 +4,8 @@ import numpy as np
 import polars as pl
 
 from .cells import look_like_words
-from .columns import as_numbers, check_finite, is_whole, kind_of_texts, kind_of_type, note_readings
 from .errors import UserError
+from .kinds import as_numbers, check_finite, is_whole, kind_of_texts, kind_of_type, note_readings
 from .tables import texts_of
 
 FEW = 20  # different whole numbers that may be classes,
@@ -24,8 +24,8 @@ def find_targets(
 ) -> dict[str, tuple[np.ndarray, list[str] | np.ndarray]]:
     """Return for each split the rows that have a target, and their targets: names of classes, or numbers.
 
-    Texts, True and False are classes; so are whole numbers, if there are at most two different ones, or at most
-    20 and each in five rows or more on average. Other numbers are to be predicted as such.
+    Texts, True and False are classes; so are whole numbers, if there are at most two different ones, or at
+    most 20 and each in five rows or more on average. Other numbers are to be predicted as such.
 
     Args:
         tables: The rows of each split.
