@@ -28,10 +28,10 @@ from .harness.labels import labelled_files
 from .harness.opening import ADVICE, SAMPLE, look_at, opened, readable_files, sample_of, size_of
 from .harness.splits import (
     check_shares,
-    class_names,
     class_numbers,
     deciles,
     fingerprint,
+    known_classes,
     select,
     share_out,
     warn_of_other_data,
@@ -223,7 +223,7 @@ class DataModule(LightningDataModule):
         if isinstance(labels, np.ndarray):
             target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
         else:
-            classes = class_names(labels)
+            classes = known_classes(self.parts, self.hparams.fold)
         rate = RATE
         if settings.path is not None:
             # ffmpeg takes a while for each file.
