@@ -1,35 +1,42 @@
 """The data: images, split and loaded by a LightningDataModule. Replace them by yours."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from .harness.batches import balanced_sampler, check_batch_size, drops_last, worker_options
-from .harness.errors import UserError
-from .harness.files import class_folders, files_in, opened, readable
+from .harness.batches import (
+    balanced_sampler,
+    check_batch_size,
+    chosen_batch_size,
+    drops_last,
+    worker_options,
+)
+from .harness.errors import UserError, first_few
+from .harness.files import files_in
+from .harness.labels import labelled_files
+from .harness.opening import ADVICE, look_at, opened, readable_files, sample_of
 from .harness.splits import (
     check_shares,
     class_names,
     class_numbers,
+    deciles,
     fingerprint,
     select,
     share_out,
     warn_of_other_data,
 )
 from .harness.tables import files_in_tables
-
-ENDINGS = tuple(Image.registered_extensions())
-GREY = ("1", "L", "LA")  # modes of Pillow
+from .images import ENDINGS, colour, decode, describe, look, read_image
 
 
 class ImageDataset(Dataset):
@@ -62,46 +69,67 @@ class ImageFiles(Dataset):
 
     Args:
         files: Paths, or what a table contains of them.
-        labels: One for each file; None for files to predict on.
-        channels: 1 for grey, 3 for colour.
-        size: Height and width to which all images are resized.
+        labels: One for each file, (N,); None for files to predict on.
+        looks: How an image is read: `channels`, `size`, `value_range` and `background` of `read_image`.
+        skip: Whether to give None for a file that cannot be read, instead of an error.
+
+    Attributes:
+        readable: bool (N,), shared by all workers: False for each file that turned out unreadable.
     """
 
-    def __init__(self, files: Sequence, labels: list[int] | None, channels: int, size: Sequence[int]):
+    def __init__(self, files: Sequence, labels: Tensor | None, looks: dict, skip: bool = False):
         self.files = files
         self.labels = labels
-        self.mode = "L" if channels == 1 else "RGB"
-        self.size = size
+        self.looks = looks
+        self.skip = skip
+        self.readable = torch.ones(len(files), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, int]:
-        """Return an image, uint8 (C, H, W), and its label if there are any."""
-        height, width = self.size
-        with open_image(self.files[index]) as image:
-            pixels = np.array(image.convert(self.mode).resize((width, height)))  # (H, W) or (H, W, 3)
-        tensor = torch.from_numpy(pixels).view(height, width, -1).permute(2, 0, 1)
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Return an image, uint8 (C, H, W), and its label if there are any.
+
+        Without labels a file that cannot be read gives zeros, and `readable` says so.
+        """
+        try:
+            pixels = read_image(self.files[index], **self.looks)
+        except UserError as error:
+            self.readable[index] = False
+            if self.labels is None:
+                return torch.zeros(self.looks["channels"], *self.looks["size"], dtype=torch.uint8)
+            if self.skip:
+                return None
+            raise UserError(f"{error}; {ADVICE}") from error
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         if self.labels is None:
-            return tensor
-        return tensor, self.labels[index]
+            return image
+        return image, self.labels[index]
 
 
 class DataModule(LightningDataModule):
     """Images: scikit-learn's 1797 grey digits of 8×8 pixels in ten classes, or yours in `path`.
 
     Args:
-        path: Your images: a folder with a folder for each class, a table, or a name on the Hugging Face
-            hub; null: the digits.
+        path: Your images: a folder with a folder for each class, or with a table labels.csv (file_name,
+            label); a table that contains images; or a name on the Hugging Face hub. null: the digits.
         target: Column of the labels in a table; null: the one called label, target, class or category.
+        regression: Whether labels are numbers to predict; null: if a table has many different ones.
+        class_folder: Where folders lie in folders, whether the outer or the inner one names the class; null:
+            the outer one, unless it could be either.
+        group: What must stay in one split: a regular expression, such as '^(patient[0-9]+)', of which the
+            first group is searched in the paths below `path`; or a column of labels.csv.
         image_size: Pixels of an image's longer side; null: the most frequent in training, at most 64.
-        skip_unreadable: Whether to leave out files that cannot be read instead of stopping.
+        background: Colour behind the transparent parts of images, such as white or '#808080'.
+        skip_unreadable: Whether to pass over files that cannot be read, or do not exist, instead of stopping.
+        check: Whether to read all files before training, to find those that cannot be read; null: if that
+            takes about a second.
         val_share: Share of the images to validate on, unless the data have a validation split.
         test_share: Share of the images to test on, unless the data have a test split.
         split_seed: Seed of the split; it also decides which images are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Images in a batch, on each device.
+        batch_size: Images in a batch, on each device; null: 64, or less where there are few.
         num_workers: Processes that load batches; null: for `path` as the cores allow, at most 8; else none.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
@@ -116,14 +144,19 @@ class DataModule(LightningDataModule):
         self,
         path: str | None = None,
         target: str | None = None,
+        regression: bool | None = None,
+        class_folder: Literal["outer", "inner"] | None = None,
+        group: str | None = None,
         image_size: int | None = None,
+        background: str = "white",
         skip_unreadable: bool = False,
+        check: bool | None = None,
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
         fold: int | None = None,
         num_folds: int = 5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int | None = None,
@@ -135,33 +168,56 @@ class DataModule(LightningDataModule):
     ):
         super().__init__()
         check_shares(val_share, test_share, fold, num_folds)
-        check_batch_size(batch_size)
+        if batch_size is not None:
+            check_batch_size(batch_size)
+        colour(background)  # is there such a colour
         self.save_hyperparameters(logger=False)
+        self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
-    def read(self) -> dict[str, tuple]:
-        """Return images, labels and (height, width, channels) of each split that the data have."""
+    def read(self) -> tuple[dict[str, tuple], list[str] | None]:
+        """Return images and labels of each split that the data have, and groups of the training images."""
         settings = self.hparams
         if settings.path is None:
-            return {"train": digits()}
+            return {"train": digits()}, None
+        groups = None
         if Path(settings.path).is_dir():
-            found = class_folders(Path(settings.path), ENDINGS)
+            found, groups = labelled_files(
+                settings.path,
+                ENDINGS,
+                target=settings.target,
+                regression=settings.regression,
+                class_folder=settings.class_folder,
+                group=settings.group,
+                skip=settings.skip_unreadable,
+                notes=self.notes,
+            )
         else:
-            found = files_in_tables(settings.path, settings.target)
-        examples = {}
+            found = files_in_tables(settings.path, settings.target, notes=self.notes)
         for split, (files, labels) in found.items():
-            kept, shapes = readable(files, look, settings.skip_unreadable)
-            examples[split] = select(files, kept), select(labels, kept), shapes
-        return examples
+            kept = readable_files(
+                files,
+                decode,
+                check=settings.check,
+                skip=settings.skip_unreadable,
+                notes=self.notes,
+            )
+            if kept is not None:
+                found[split] = select(files, kept), select(labels, kept)
+                if groups is not None and split == "train":
+                    groups = select(groups, kept)
+        return found, groups
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
-        examples = self.read()
+        examples, groups = self.read()
+        labels = examples["train"][1]
         return share_out(
             examples,
-            strata=examples["train"][1],
+            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
             seed=settings.split_seed,
@@ -172,27 +228,45 @@ class DataModule(LightningDataModule):
     @cached_property
     def facts(self) -> dict:
         """What the training images say about how to treat others; it travels in the checkpoint."""
-        _, labels, shapes = self.parts["train"]
-        heights_and_widths = Counter((height, width) for height, width, _ in shapes)
-        height, width = heights_and_widths.most_common(1)[0][0]
-        longer = max(height, width)
-        scale = (self.hparams.image_size or min(64, longer)) / longer
+        settings = self.hparams
+        images, labels = self.parts["train"]
+        classes = []
+        target_scale = [0.0, 1.0]
+        if isinstance(labels, np.ndarray):
+            target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
+        else:
+            classes = class_names(labels)
+        looks = {"channels": 1, "size": [8, 8], "value_range": None}
+        if settings.path is not None:
+            seen = look_at(sample_of(images), look, settings.skip_unreadable)
+            looks = describe(seen, len(images), settings.image_size, settings.background, self.notes)
         return {
-            "classes": class_names(labels),
-            "channels": max(channels for _, _, channels in shapes),
-            "size": [max(1, round(height * scale)), max(1, round(width * scale))],
+            "classes": classes,
+            "target_scale": target_scale,
+            **looks,
             "fingerprint": fingerprint(self.parts),
         }
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order of the model's scores."""
+        """Names of the classes, in the order of the model's scores; none in a regression."""
         return self.facts["classes"]
 
     @property
     def channels(self) -> int:
         """Colour channels of an image: 1 or 3."""
         return self.facts["channels"]
+
+    @property
+    def target_scale(self) -> list[float]:
+        """Mean and standard deviation of the training labels of a regression."""
+        return self.facts["target_scale"]
+
+    @property
+    def looks(self) -> dict:
+        """How an image is read: the arguments of `read_image`."""
+        looks = {name: self.facts[name] for name in ("channels", "size", "value_range")}
+        return looks | {"background": self.hparams.background}
 
     def state_dict(self) -> dict:
         """Return what a checkpoint keeps of the data."""
@@ -215,11 +289,30 @@ class DataModule(LightningDataModule):
 
     def dataset(self, split: str) -> ImageDataset | ImageFiles:
         """Return the images of a split."""
-        images, labels, _ = self.parts[split]
-        numbers = class_numbers(labels, self.classes, split)
+        images, labels = self.parts[split]
+        if self.classes:
+            targets = torch.tensor(class_numbers(labels, self.classes, split))
+        else:
+            targets = torch.tensor(labels, dtype=torch.float32)
         if self.hparams.path is None:
-            return ImageDataset(torch.from_numpy(images), torch.tensor(numbers))
-        return ImageFiles(images, numbers, self.channels, self.facts["size"])
+            return ImageDataset(torch.from_numpy(images), targets)
+        return ImageFiles(images, targets, self.looks, self.hparams.skip_unreadable)
+
+    def teardown(self, stage: str) -> None:
+        """Say which files were passed over."""
+        for split in ("train", "val", "test"):
+            images = getattr(self, f"{split}_set", None)
+            if isinstance(images, ImageFiles) and not images.readable.all():
+                note = passed_over(images.files, images.readable, split)
+                if note not in self.notes:
+                    self.notes.append(note)
+                    rank_zero_info(note)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Images in a batch, on each device."""
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        return chosen_batch_size(self.hparams.batch_size, len(self.train_set), world_size, self.notes)
 
     @property
     def workers(self) -> dict:
@@ -240,30 +333,30 @@ class DataModule(LightningDataModule):
         examples = len(self.train_set)
         sampler = None
         if settings.balanced:
+            if not self.classes:
+                raise UserError("data.balanced true is not possible: a regression has no classes")
             labels = class_numbers(self.parts["train"][1], self.classes, "train")
             sampler = balanced_sampler(labels)
         return DataLoader(
             self.train_set,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
             shuffle=settings.shuffle and not settings.balanced,
             sampler=sampler,
-            drop_last=drops_last(settings.drop_last, examples, settings.batch_size, self.trainer),
+            drop_last=drops_last(settings.drop_last, examples, self.batch_size, self.trainer),
             collate_fn=collate,
             **self.workers,
         )
 
     def val_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.val_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.test_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give image files or folders")
-        size = self.hparams.batch_size
+        size = self.hparams.batch_size or 64
         return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
@@ -274,59 +367,43 @@ class DataModule(LightningDataModule):
         """
         files = []
         for path in paths:
-            for file in files_in(path, ENDINGS):
+            for file in files_in(path, ENDINGS, self.notes):
                 files.append(str(file))
-        self.predict_set = ImageFiles(files, None, self.channels, self.facts["size"])
+        self.predict_set = ImageFiles(files, None, self.looks)
         return files
 
     def test_example(self, index: int) -> Image.Image:
-        """Return an image of the test split, to look at."""
-        image = self.test_set[index][0]
+        """Return an image of the test split, to look at; those that cannot be read do not count."""
+        images = self.test_set
+        if isinstance(images, ImageFiles):
+            index = int(images.readable.nonzero()[index])
+        image = images[index][0]
         return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 
 def collate(examples: list | tuple) -> list | tuple | Tensor:
-    """Stack examples, unless `__getitems__` has made a batch of them already."""
-    if isinstance(examples, tuple):
-        return examples
-    return default_collate(examples)
-
-
-def digits() -> tuple[np.ndarray, list, list]:
-    """Return scikit-learn's digits, uint8 (N, 1, 8, 8), with their labels and shapes."""
-    found = load_digits()
-    pixels = (found.images / 16 * 255).round().astype(np.uint8)
-    images = pixels[:, None]
-    return images, found.target.tolist(), [[8, 8, 1]] * len(images)
-
-
-@contextmanager
-def open_image(item: str | Path | dict) -> Iterator[Image.Image]:
-    """Open an image file.
+    """Stack examples, unless `__getitems__` has made a batch of them already; None is left out.
 
     Raises:
-        UserError: If Pillow cannot read it.
+        UserError: If all are None.
     """
-    name, file = opened(item)
-    try:
-        with Image.open(file) as image:
-            if image.mode in ("I", "F"):
-                raise ValueError("its pixels have 32 bits; save it with 8 or 16")
-            if image.mode.startswith("I;16"):
-                # Pillow would make all that is brighter than 255 white.
-                pixels = (np.asarray(image) >> 8).astype(np.uint8)
-                yield Image.fromarray(pixels)
-            else:
-                yield image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} is not an image that Pillow can read: {error}") from error
+    if isinstance(examples, tuple):
+        return examples
+    readable = [example for example in examples if example is not None]
+    if not readable:
+        raise UserError(f"none of the {len(examples)} files of a batch can be read; see --data.check true")
+    return default_collate(readable)
 
 
-def look(item: str | Path | dict) -> list[int]:
-    """Return height, width and channels of an image, having read all of it."""
-    with open_image(item) as image:
-        width, height = image.size
-        channels = 1 if image.mode in GREY else 3
-        image.draft(None, (1, 1))  # JPEG: decode coarsely
-        image.load()
-    return [height, width, channels]
+def passed_over(files: Sequence, readable: Tensor, split: str) -> str:
+    """Return one line on the files that turned out unreadable."""
+    names = [opened(files[index])[0] for index in (~readable).nonzero()[:5, 0].tolist()]
+    count = int((~readable).sum())
+    return f"{count} of {len(files)} files ({split}) cannot be read and were passed over: {first_few(names)}"
+
+
+def digits() -> tuple[np.ndarray, list]:
+    """Return scikit-learn's digits, uint8 (N, 1, 8, 8), with their labels."""
+    found = load_digits()
+    pixels = (found.images / 16 * 255).round().astype(np.uint8)
+    return pixels[:, None], found.target.tolist()

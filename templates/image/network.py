@@ -1,4 +1,4 @@
-"""The network: a plain `nn.Module`, from pixels to class scores. Replace it by yours."""
+"""The network: a plain `nn.Module`, from pixels to scores. Replace it by yours."""
 
 import torch
 from torch import Tensor, nn
@@ -26,18 +26,27 @@ class ResidualBlock(nn.Module):
 
 
 class Network(nn.Module):
-    """Score an image for each class with a small residual network.
+    """Score an image for each class, or predict a number, with a small residual network.
 
     Args:
         channels: Colour channels of an image.
         num_classes: Scores to return.
+        target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
         width: Channels of the first stage; the second has twice as many at half the resolution.
         dropout: Share of the pooled features that training sets to zero.
     """
 
-    def __init__(self, channels: int, num_classes: int, width: int = 32, dropout: float = 0.1):
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        target_scale: list[float],
+        width: int = 32,
+        dropout: float = 0.1,
+    ):
         super().__init__()
         self.channels = channels
+        self.mean, self.std = target_scale
         self.backbone = nn.Sequential(
             conv_norm(channels, width),
             nn.ReLU(),
@@ -49,9 +58,12 @@ class Network(nn.Module):
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return class scores (B, num_classes) for uint8 images (B, channels, H, W) of any size."""
+        """Return scores (B, num_classes) for uint8 images (B, channels, H, W) of any size.
+
+        They are those of classes, or a number in the units of the labels.
+        """
         features = self.backbone(images / 127.5 - 1)  # (B, 2 * width, H / 2, W / 2)
-        return self.head(features.mean(dim=(2, 3)))
+        return self.mean + self.std * self.head(features.mean(dim=(2, 3)))
 
     def example_input(self, batch: int) -> Tensor:
         """Return a batch of noise of some size, to export the network with."""

@@ -12,7 +12,13 @@ from sklearn.datasets import load_breast_cancer, load_diabetes
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .harness.batches import balanced_sampler, check_batch_size, drops_last, worker_options
+from .harness.batches import (
+    balanced_sampler,
+    check_batch_size,
+    chosen_batch_size,
+    drops_last,
+    worker_options,
+)
 from .harness.columns import choose_columns, describe, encode, kinds_of, leave_out, note_unknown
 from .harness.errors import UserError
 from .harness.kinds import find_kinds, read_kinds
@@ -78,7 +84,7 @@ class DataModule(LightningDataModule):
         split_seed: Seed of the split; it also decides which rows are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Rows in a batch, on each device.
+        batch_size: Rows in a batch, on each device; null: 64, or less where `path` has few.
         num_workers: Processes that load batches; null: none, since the rows are in memory.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
@@ -108,7 +114,7 @@ class DataModule(LightningDataModule):
         split_seed: int = 0,
         fold: int | None = None,
         num_folds: int = 5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int | None = None,
@@ -279,6 +285,14 @@ class DataModule(LightningDataModule):
             targets = torch.tensor(values, dtype=torch.float32)
         return TableDataset(rows, targets)
 
+    @cached_property
+    def batch_size(self) -> int:
+        """Rows in a batch, on each device."""
+        if self.hparams.path is None:
+            return self.hparams.batch_size or 64
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        return chosen_batch_size(self.hparams.batch_size, len(self.train_set), world_size, self.notes)
+
     @property
     def workers(self) -> dict:
         """How batches get to the device: num_workers, pin_memory and other options of each DataLoader."""
@@ -304,26 +318,24 @@ class DataModule(LightningDataModule):
             sampler = balanced_sampler(labels)
         return DataLoader(
             self.train_set,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
             shuffle=settings.shuffle and not settings.balanced,
             sampler=sampler,
-            drop_last=drops_last(settings.drop_last, examples, settings.batch_size, self.trainer),
+            drop_last=drops_last(settings.drop_last, examples, self.batch_size, self.trainer),
             collate_fn=collate,
             **self.workers,
         )
 
     def val_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.val_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.test_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give tables")
-        size = self.hparams.batch_size
+        size = self.hparams.batch_size or 64
         return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:

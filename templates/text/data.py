@@ -1,10 +1,12 @@
 """The data: texts, split and loaded by a LightningDataModule. Replace them by yours."""
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
 import emoji
 import numpy as np
+import polars as pl
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
@@ -15,27 +17,30 @@ from .harness.batches import (
     SimilarLengths,
     balanced_sampler,
     check_batch_size,
+    chosen_batch_size,
     drops_last,
     worker_options,
 )
-from .harness.errors import UserError
+from .harness.errors import UserError, first_few
 from .harness.files import files_in
 from .harness.splits import (
     check_shares,
-    class_names,
     class_numbers,
     fingerprint,
+    known_classes,
     share_out,
     warn_of_other_data,
 )
-from .harness.tables import (
-    ENDINGS,
-    TARGETS,
-    Column,
-    column_values,
-    find_column,
-    read_table,
-    read_tables,
+from .harness.tables import ENDINGS, TARGETS, find_column, read_table, read_tables, texts_of
+from .harness.targets import find_targets
+from .texts import (
+    check_classes,
+    find_text_column,
+    is_folder_of_texts,
+    is_table,
+    read_lines,
+    read_text,
+    text_files,
 )
 
 LANGUAGES = {
@@ -48,46 +53,69 @@ LANGUAGES = {
     "pt": "Portuguese",
     "tr": "Turkish",
 }
-TEXTS = ("text", "sentence", "content")  # usual names of the column of texts
-CSV: dict = {"keep_default_na": False, "na_values": [""]}  # "NA" and "null" are texts as well
+BATCH_SIZE = 256  # unless there are few texts
+CHUNK = 100_000  # texts of which copies are in memory at a time
+
+
+class Texts:
+    """Texts as UTF-8 bytes, one after the other in one array: a million take the memory of their bytes.
+
+    Args:
+        content: The bytes of all texts, uint8; 0 is left to the padding.
+        starts: Where each text starts, int64 (N,).
+        ends: Where each text ends, int64 (N,).
+    """
+
+    def __init__(self, content: Tensor, starts: Tensor, ends: Tensor):
+        self.content = content
+        self.starts = starts
+        self.ends = ends
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return the bytes of a text, uint8 (length,)."""
+        return self.content[self.starts[index] : self.ends[index]]
+
+    def select(self, indices: np.ndarray) -> "Texts":
+        """Return some of the texts, without copying their bytes."""
+        return Texts(self.content, self.starts[indices], self.ends[indices])
 
 
 class TextDataset(Dataset):
     """Texts as UTF-8 bytes, which spell any script without a vocabulary (Xue et al. 2022, arXiv:2105.13626).
 
     Args:
-        texts: An array of texts, or a column of a table.
-        labels: One for each text; None for texts to predict on.
-        max_length: Bytes of a text that are kept.
+        texts: The texts.
+        labels: int64 (N,); None for texts to predict on.
+
+    Attributes:
+        readable: bool (N,): False for each text to predict on that is in a file which cannot be read.
     """
 
-    def __init__(self, texts: np.ndarray | Column, labels: list[int] | None, max_length: int):
+    def __init__(self, texts: Texts, labels: Tensor | None):
         self.texts = texts
         self.labels = labels
-        self.max_length = max_length
+        self.readable = torch.ones(len(texts), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, int]:
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, Tensor]:
         """Return int64 (length,) with values 1 to 255, and a label if there are any."""
-        return self.__getitems__([index])[0]
+        tokens = self.texts[index].long()
+        if self.labels is None:
+            return tokens
+        return tokens, self.labels[index]
 
-    def __getitems__(self, indices: list[int]) -> list:
-        """Return the examples of a batch: one look into a table is faster than many."""
-        examples: list = []
-        for index, text in zip(indices, self.texts[indices], strict=True):
-            tokens = self.encode(text)
-            if self.labels is None:
-                examples.append(tokens)
-            else:
-                examples.append((tokens, self.labels[index]))
-        return examples
-
-    def encode(self, text: str) -> Tensor:
-        """Return the bytes of a text; 0 is left to the padding, and an empty text is a space."""
-        kept = text.encode().replace(b"\0", b" ")[: self.max_length]
-        return torch.tensor(list(kept or b" "))
+    def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, Tensor]:
+        """Return a whole batch, padded with 0 to its longest text: int64 (B, L), and labels (B,)."""
+        texts = [self.texts[index] for index in indices]
+        tokens = pad_sequence(texts, batch_first=True).long()
+        if self.labels is None:
+            return tokens
+        return tokens, self.labels[indices]
 
 
 class DataModule(LightningDataModule):
@@ -96,18 +124,22 @@ class DataModule(LightningDataModule):
     The names are those of the Unicode CLDR; the names of one emoji are all in the same split.
 
     Args:
-        path: Your texts: a CSV, JSON lines or Parquet file, a folder of them, or a name on the Hugging Face
-            hub; null: the names of emoji.
+        path: Your texts: a CSV, TSV, JSON, Parquet or Excel file, a folder of them, a folder with a folder of
+            .txt files for each class, or a name on the Hugging Face hub; null: the names of emoji.
         target: Column of the labels; null: the one called label, target, class or category.
-        text_column: Column of the texts; null: the one called text, sentence or content.
+        text_column: Column of the texts; null: the one called text, sentence or content, or the only one of
+            texts beside the labels.
+        separator: What is between two cells of a CSV file, such as ";" or "\\t"; null: it is recognised.
+        group: Column whose equal values stay together in one split, such as that of an author; for .txt files
+            a regular expression, whose first group in the path is what stays together.
         max_length: Bytes of a text that are read; the rest is cut off.
         val_share: Share of the texts to validate on, unless the data have a validation split.
         test_share: Share of the texts to test on, unless the data have a test split.
         split_seed: Seed of the split; it also decides which texts are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Texts in a batch, on each device.
-        num_workers: Processes that load batches; null: for `path` as the cores allow, at most 8; else none.
+        batch_size: Texts in a batch, on each device; null: 256, or less where there are few.
+        num_workers: Processes that load batches; null: none, since the texts are in memory.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
         persistent_workers: Whether workers outlive an epoch; null: if there are any.
@@ -122,13 +154,15 @@ class DataModule(LightningDataModule):
         path: str | None = None,
         target: str | None = None,
         text_column: str | None = None,
+        separator: str | None = None,
+        group: str | None = None,
         max_length: int = 256,
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
         fold: int | None = None,
         num_folds: int = 5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int | None = None,
@@ -143,47 +177,94 @@ class DataModule(LightningDataModule):
         check_batch_size(batch_size)
         self.save_hyperparameters(logger=False)
         self.predict_set: Dataset | None = None
+        self.notes: list[str] = []  # what was found in the data, and what was made of it
+        self.found_column: str | None = None  # of the texts, once a table is read
+
+    def read(self) -> tuple[dict[str, tuple[pl.Series, list[str]]], list[str] | None]:
+        """Return texts and labels of each split that the data have, and the group of each training text."""
+        settings = self.hparams
+        if settings.path is None:
+            texts, languages, groups = emoji_names()
+            return {"train": (texts, languages)}, groups
+        if is_folder_of_texts(settings.path):
+            return text_files(settings.path, settings.target, settings.group, self.notes)
+        tables = read_tables(settings.path, separator=settings.separator, notes=self.notes)
+        train = tables["train"]
+        target = find_column(train, settings.target, "target", TARGETS)
+        self.found_column = self.text_column(train, [target, settings.group])
+        found = find_targets(
+            tables, target, settings.path, regression=False, decimal=None, missing=[], notes=self.notes
+        )
+        check_classes(found["train"][1], target, self.notes)
+        examples = {}
+        for split, (rows, labels) in found.items():
+            column = find_column(tables[split], self.found_column, "text_column", [])
+            examples[split] = texts_of(tables[split], column)[rows], labels
+        groups = None
+        if settings.group is not None:
+            column = find_column(train, settings.group, "group", [])
+            rows, _ = found["train"]
+            groups = texts_of(train, column)[rows].to_list()
+        return examples, groups
+
+    def text_column(self, table: pl.DataFrame, others: Sequence[str | None]) -> str:
+        """Return the column of the texts: the one that is set, that of training, or the likely one."""
+        name = self.hparams.text_column
+        if name is None and "facts" in vars(self) and self.facts["text_column"] in table.columns:
+            name = self.facts["text_column"]
+        return find_text_column(table, name, others, self.notes)
+
+    def encode(self, texts: pl.Series) -> Texts:
+        """Return texts as bytes, of each at most `max_length`; one without any is a space."""
+        missing = texts.is_null() | (texts == "")
+        if missing.any():
+            self.notes.append(
+                f"{missing.sum()} of {len(texts)} texts are missing or empty; each is read as a space"
+            )
+        texts = texts.fill_null(" ").replace("", " ")
+        too_long = int((texts.str.len_bytes() > self.max_length).sum())
+        if too_long:
+            self.notes.append(
+                f"{too_long} of {len(texts)} texts ({too_long / len(texts):.0%}) are longer than "
+                f"{self.max_length} bytes; the rest of them is not read (--data.max_length)"
+            )
+        cut = texts.cast(pl.Binary).bin.slice(0, self.max_length)
+        content = bytearray()
+        for start in range(0, len(cut), CHUNK):
+            content += b"".join(cut[start : start + CHUNK].to_list()).replace(b"\0", b" ")
+        lengths = torch.tensor(cut.bin.size().cast(pl.Int64).to_numpy())
+        ends = lengths.cumsum(0)
+        return Texts(torch.frombuffer(content, dtype=torch.uint8), ends - lengths, ends)
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
         """Texts and labels of the splits "train", "val" and "test"."""
         settings = self.hparams
-        examples: dict[str, tuple] = {}
-        groups = None
-        if settings.path is None:
-            texts, languages, groups = emoji_names()
-            examples["train"] = texts, languages
-            strata = None
-        else:
-            for split, table in read_tables(settings.path, **CSV).items():
-                target = find_column(table, settings.target, "target", TARGETS)
-                labels = column_values(table, target, settings.path)
-                examples[split] = self.text_of(table, settings.path), labels
-            strata = examples["train"][1]
+        found, groups = self.read()
+        examples = {}
+        for split, (texts, labels) in found.items():
+            examples[split] = self.encode(texts), labels
         return share_out(
             examples,
-            strata=strata,
+            strata=None if settings.path is None else examples["train"][1],
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
             seed=settings.split_seed,
             fold=settings.fold,
             num_folds=settings.num_folds,
+            notes=self.notes,
         )
-
-    def text_of(self, table, file: str | Path) -> Column:
-        """Return the column of texts, having seen that none is missing; a number is a text, too."""
-        import datasets  # takes a second, so only who has tables of their own waits for it
-
-        name = find_column(table, self.hparams.text_column, "text_column", TEXTS)
-        column_values(table, name, file)
-        return Column(table.cast_column(name, datasets.Value("string")), name)
 
     @cached_property
     def facts(self) -> dict:
         """What the training texts say about how to treat others; it travels in the checkpoint."""
-        _, labels = self.parts["train"]
-        return {"classes": class_names(labels), "fingerprint": fingerprint(self.parts)}
+        return {
+            "classes": known_classes(self.parts, self.hparams.fold),
+            "text_column": self.found_column,
+            "whole_files": self.hparams.path is not None and self.found_column is None,
+            "fingerprint": fingerprint(self.parts),
+        }
 
     @property
     def classes(self) -> list[str]:
@@ -217,7 +298,14 @@ class DataModule(LightningDataModule):
     def dataset(self, split: str) -> TextDataset:
         """Return the texts of a split."""
         texts, labels = self.parts[split]
-        return TextDataset(texts, class_numbers(labels, self.classes, split), self.max_length)
+        return TextDataset(texts, torch.from_numpy(class_numbers(labels, self.classes, split)))
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Texts in a batch, on each device."""
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        texts = len(self.train_set)
+        return chosen_batch_size(self.hparams.batch_size, texts, world_size, self.notes, usual=BATCH_SIZE)
 
     @property
     def workers(self) -> dict:
@@ -225,7 +313,7 @@ class DataModule(LightningDataModule):
         settings = self.hparams
         return worker_options(
             self.trainer,
-            in_memory=settings.path is None,
+            in_memory=True,
             num_workers=settings.num_workers,
             pin_memory=settings.pin_memory,
             prefetch_factor=settings.prefetch_factor,
@@ -235,77 +323,90 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         settings = self.hparams
-        examples = len(self.train_set)
+        texts = self.train_set.texts
         sampler = None
         if settings.balanced:
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(self.train_set.labels)
         elif settings.shuffle:
-            lengths = [min(len(text), self.max_length) for text in self.train_set.texts]
-            sampler = SimilarLengths(lengths, settings.batch_size)
+            sampler = SimilarLengths(texts.ends - texts.starts, self.batch_size)
         return DataLoader(
             self.train_set,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
             sampler=sampler,
-            drop_last=drops_last(settings.drop_last, examples, settings.batch_size, self.trainer),
+            drop_last=drops_last(settings.drop_last, len(texts), self.batch_size, self.trainer),
             collate_fn=collate,
             **self.workers,
         )
 
     def val_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.val_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.test_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give .txt files or tables")
-        size = self.hparams.batch_size
+        size = self.hparams.batch_size or BATCH_SIZE
         return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
-        """Take texts to predict on, one a line in .txt files or a row in tables; return `file:row` of each.
+        """Take texts to predict on: rows of tables and lines of .txt files, or whole files as in training.
+
+        Return `file:row` of each, or the name of the file.
 
         Raises:
             UserError: If a file is missing or cannot be read.
         """
-        names = []
-        texts: list[str] = []
+        names: list[str] = []
+        texts: list[pl.Series] = []
+        unreadable: list[int] = []
+        problems: list[str] = []
         for path in paths:
-            for file in files_in(path, (".txt", *ENDINGS)):
-                found = self.texts_in(file)
-                texts += found
-                names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
-        self.predict_set = TextDataset(np.array(texts, dtype=object), None, self.max_length)
+            for file in files_in(path, (".txt", *ENDINGS), self.notes):
+                try:
+                    found = self.texts_in(file)
+                except UserError as problem:
+                    problems.append(str(problem))
+                    unreadable.append(len(names))
+                    names.append(str(file))
+                    texts.append(pl.Series([" "]))
+                    continue
+                texts.append(found)
+                if self.facts["whole_files"]:
+                    names.append(str(file))
+                else:
+                    names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
+        if len(problems) == len(texts):
+            raise UserError(first_few(problems, 3))
+        self.predict_set = TextDataset(self.encode(pl.concat(texts)), None)
+        self.predict_set.readable[unreadable] = False
         return names
 
-    def texts_in(self, file: Path) -> list[str]:
-        """Return the lines of a text file, or the texts in a table."""
-        if file.suffix.lower() in ENDINGS:
-            return list(self.text_of(read_table([file], **CSV), file))
-        try:
-            return file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise UserError(f"{file} is not a text in UTF-8: {error}") from error
+    def texts_in(self, file: Path) -> pl.Series:
+        """Return the texts in a table, the lines of a text file, or all of it if training had a text a file.
+
+        Raises:
+            UserError: If the file cannot be read.
+        """
+        if self.facts["whole_files"]:
+            return pl.Series([read_text(file, self.notes).strip()])
+        if is_table(file, self.facts["text_column"]):
+            table = read_table([file], separator=self.hparams.separator, notes=self.notes)
+            return texts_of(table, self.text_column(table, []))
+        return pl.Series(read_lines(file, self.notes), dtype=pl.String)
 
     def test_example(self, index: int) -> str:
         """Return a text of the test split, to look at."""
-        return self.test_set.texts[index]
+        return bytes(self.test_set.texts[index].tolist()).decode(errors="ignore")
 
 
-def collate(examples: list) -> Tensor | tuple[Tensor, Tensor]:
-    """Pad with 0 to the longest text of the batch: int64 (B, L), and labels (B,) if there are any."""
-    if isinstance(examples[0], Tensor):
-        return pad_sequence(examples, batch_first=True)
-    tokens = [example[0] for example in examples]
-    labels = [example[1] for example in examples]
-    return pad_sequence(tokens, batch_first=True), torch.tensor(labels)
+def collate(batch):
+    """Stand in for `default_collate`, which would stack what `__getitems__` has put together."""
+    return batch
 
 
-def emoji_names() -> tuple[np.ndarray, list[str], list[str]]:
+def emoji_names() -> tuple[pl.Series, list[str], list[str]]:
     """Return names of emoji, their languages, and the English names, by which they are grouped."""
     emoji.config.load_language(list(LANGUAGES))
     texts = []
@@ -321,4 +422,4 @@ def emoji_names() -> tuple[np.ndarray, list[str], list[str]]:
                 texts.append(names[code].strip(":").replace("_", " "))
                 languages.append(language)
                 groups.append(english)
-    return np.array(texts, dtype=object), languages, groups
+    return pl.Series(texts), languages, groups

@@ -6,9 +6,13 @@ import numpy as np
 import torch
 from lightning import Trainer
 from lightning.fabric.utilities.data import suggested_max_num_workers
+from torch import Tensor
 from torch.utils.data import Sampler, WeightedRandomSampler
 
 from .errors import UserError
+
+FEWEST_BATCHES = 16  # of an epoch: with one or two, the usual number of epochs has too few steps to learn
+SMALLEST_BATCH = 4
 
 
 def worker_options(
@@ -85,24 +89,49 @@ def drops_last(drop_last: bool | None, examples: int, batch_size: int, trainer: 
     return drop_last
 
 
-def check_batch_size(batch_size: int) -> None:
-    """Raise a UserError unless there can be a batch of this size."""
-    if batch_size < 1:
+def check_batch_size(batch_size: int | None) -> None:
+    """Raise a UserError unless there can be a batch of this size; None: it is chosen later."""
+    if batch_size is not None and batch_size < 1:
         raise UserError(f"data.batch_size must be at least 1 (got {batch_size})")
+
+
+def chosen_batch_size(
+    batch_size: int | None, examples: int, world_size: int, notes: list[str], usual: int = 64
+) -> int:
+    """Return the size of a training batch: the one that is set, or else the usual one if data are not few.
+
+    Few examples get smaller batches, of 32, 16, 8 or 4, so that an epoch has about 16 batches or more.
+
+    Args:
+        batch_size: What is set; None: it is chosen.
+        examples: Training examples, of which each process has its share.
+        world_size: Number of processes.
+        notes: Is told of smaller batches.
+        usual: The size for data that are not few.
+    """
+    if batch_size is not None:
+        return batch_size
+    size = usual
+    while size > SMALLEST_BATCH and size * FEWEST_BATCHES * world_size > examples:
+        size //= 2
+    note = f"{examples} training examples are few: batches of {size}, not {usual} (--data.batch_size)"
+    if size < usual and note not in notes:
+        notes.append(note)
+    return size
 
 
 def balanced_sampler(labels: Sequence[int]) -> Sampler:
     """Return a sampler that draws all classes equally often, with replacement."""
     numbers = np.asarray(labels)
-    weights = 1 / np.bincount(numbers)
-    return WeightedRandomSampler(weights[numbers].tolist(), len(numbers))
+    weights = 1 / np.bincount(numbers)[numbers]
+    return WeightedRandomSampler(torch.from_numpy(weights), len(numbers))
 
 
 class SimilarLengths(Sampler):
     """A random order in which the examples of a batch are about equally long, so that little is padded."""
 
-    def __init__(self, lengths: Sequence[float], batch_size: int):
-        self.lengths = torch.tensor(lengths)
+    def __init__(self, lengths: Sequence[float] | Tensor, batch_size: int):
+        self.lengths = torch.as_tensor(lengths)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
