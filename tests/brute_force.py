@@ -190,11 +190,11 @@ def result(folder: Path) -> dict:
 
 def differences(expected: dict, found: dict) -> list[str]:
     """Return the names of what is not equal bit for bit."""
-    different = sorted(expected.keys() ^ found.keys())
+    different = list(expected.keys() ^ found.keys())
     for name in expected.keys() & found.keys():
         if not equal(expected[name], found[name]):
             different.append(name)
-    return different
+    return sorted(different)
 
 
 def digest(weights: dict) -> str:
