@@ -5,7 +5,7 @@ import pickle
 import re
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -36,6 +36,15 @@ SHORTAGES = {
 
 class UserError(Exception):
     """Say what was given, what is allowed and what to do."""
+
+
+def first_few(names: Iterable, most: int = 5) -> str:
+    """Return the first names of a list and how many more there are: "a, b, c and 12 more"."""
+    names = [str(name) for name in names]
+    shown = ", ".join(names[:most])
+    if len(names) > most:
+        shown += f" and {len(names) - most} more"
+    return shown
 
 
 @contextmanager
