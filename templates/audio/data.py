@@ -162,7 +162,7 @@ class DataModule(LightningDataModule):
         self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
-    def read(self) -> tuple[dict[str, tuple], list[str] | None]:
+    def read(self) -> tuple[dict[str, tuple], list | None]:
         """Return sounds and labels of each split that the data have, and groups of the training sounds."""
         settings = self.hparams
         if settings.path is None:

@@ -174,7 +174,7 @@ class DataModule(LightningDataModule):
         self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
-    def read(self) -> tuple[dict[str, tuple], list[str] | None]:
+    def read(self) -> tuple[dict[str, tuple], list | None]:
         """Return images and labels of each split that the data have, and groups of the training images."""
         settings = self.hparams
         if settings.path is None:
@@ -385,7 +385,7 @@ class DataModule(LightningDataModule):
         images = self.test_set
         if isinstance(images, ImageFiles):
             index = int(images.readable.nonzero()[index])
-        image = images[index][0]
+        image, _ = images[index]
         return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 

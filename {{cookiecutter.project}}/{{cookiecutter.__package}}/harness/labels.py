@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +32,7 @@ LABEL_TABLES = ("metadata", "labels", "label", "annotations", "targets")  # thei
 SPLIT_COLUMNS = ("split", "subset", "partition")
 
 Labels = list[str] | np.ndarray
+Examples = tuple[Sequence, Labels]
 
 
 @dataclass
@@ -67,7 +68,7 @@ def labelled_files(
     group: str | None,
     skip: bool,
     notes: list[str],
-) -> tuple[dict[str, tuple[list[str], Labels]], list[str] | None]:
+) -> tuple[dict[str, Examples], list[str | None] | None]:
     """Return files and labels of each split, and the group of each training file if groups are asked for.
 
     The labels are in a table such as labels.csv, beside the files or above them, with a column that names
@@ -90,7 +91,7 @@ def labelled_files(
     tables = tables_of_labels(top, skip, notes)
     note_others(top, [table.path for table in tables.values()], notes)
     if not tables:
-        found: dict[str, tuple[list[str], Labels]] = {}
+        found: dict[str, Examples] = {}
         for split, (files, names) in classes_in(top, class_folder, notes).items():
             found[split] = files, folder_numbers(names, root) if regression else names
         groups = groups_of(found["train"][0], root, group) if group else None
@@ -113,7 +114,7 @@ def labelled_files(
 
 def labelled_media(
     path: str, *, target: str | None, regression: bool | None, group: str | None, notes: list[str]
-) -> tuple[dict[str, tuple[Sequence, Labels]], list[str] | None]:
+) -> tuple[dict[str, Examples], list[str | None] | None]:
     """Return what `labelled_files` returns, for images or sounds that a table contains.
 
     Each of them is a dict of its content, "bytes", and of its name, "path".
@@ -128,8 +129,8 @@ def labelled_media(
     Raises:
         UserError: If there are none, or more than one column of them.
     """
-    media = {}
-    tables = {}
+    media: dict[str, Mapping[str, Sequence]] = {}
+    tables: dict[str, pl.DataFrame] = {}
     if Path(path).exists():
         for split, table in read_tables(path, notes=notes).items():
             media[split], tables[split] = media_in(table), table
@@ -146,7 +147,7 @@ def labelled_media(
                 f"{path} has several columns of images or sounds ({first_few(columns)}); keep one"
             )
     label = find_column(tables["train"], target, "target", TARGETS)
-    found: dict[str, tuple[Sequence, Labels]] = {}
+    found: dict[str, Examples] = {}
     groups = None
     targets = find_targets(tables, label, path, regression=regression, decimal=None, missing=[], notes=notes)
     for split, (rows, labels) in targets.items():
