@@ -19,10 +19,11 @@ from .harness.opening import opened
 
 # What libsndfile reads: all of its formats but headerless ones.
 FORMATS = [f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"]
+COMMON = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff")
 # What it does not read, but ffmpeg does, if it is installed.
 FFMPEG = shutil.which("ffmpeg")
 BY_FFMPEG = (".m4a", ".mp4", ".aac", ".3gp", ".amr", ".webm", ".wma")
-ENDINGS = (*FORMATS, ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph", *(BY_FFMPEG if FFMPEG else ()))
+ENDINGS = (*COMMON, *FORMATS, ".aifc", ".snd", ".sph", *(BY_FFMPEG if FFMPEG else ()))
 LOWEST_RATE = 1000  # samples a second; a damaged header says anything, and resampling would take for ever
 HIGHEST_RATE = 1_000_000
 LOST = 0.01  # of the power of a channel: if the mean of all has less, they cancel each other out
