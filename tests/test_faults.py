@@ -351,7 +351,7 @@ def test_nan_never_overwrites_a_good_checkpoint_and_its_operation_is_found(bake,
     step = int(re.search(r"not finite at step (\d+)", line)[1])
     assert step > 40
     (command,) = re.findall(r"python (train\.py --resume \S+ --trainer.detect_anomaly true)", line)
-    checkpoints = list(next((project / "runs").iterdir()).glob("checkpoints/*.ckpt"))
+    checkpoints = list(project.glob("runs/*/checkpoints/*.ckpt"))
     assert checkpoints
     for path in checkpoints:
         weights = torch.load(path, weights_only=True)["state_dict"]

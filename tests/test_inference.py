@@ -43,6 +43,8 @@ class Model(LightningModule):
         return {"length": self(batch), "text": ["a, b"] * len(batch)}
 
 class DataModule(LightningDataModule):
+    notes = ["eight rows, all of them für Übungen"]
+
     def train_dataloader(self):
         return DataLoader(torch.randn(8, 3), batch_size=4)
 
@@ -51,7 +53,17 @@ class DataModule(LightningDataModule):
         return [f"{path}:{row}" for path in paths for row in (1, 2)]
 
     def predict_dataloader(self):
-        return DataLoader(self.new, batch_size=3)
+        return DataLoader(Rows(self.new), batch_size=3, num_workers=1)
+
+class Rows(TensorDataset):
+    def __init__(self, rows):
+        super().__init__(rows)
+        self.readable = torch.ones(len(rows), dtype=torch.bool).share_memory_()
+
+    def __getitem__(self, index):
+        if index == 2:
+            self.readable[index] = False
+        return super().__getitem__(index)[0]
 """,
     "masks": """
 class Model(LightningModule):
@@ -214,11 +226,32 @@ def test_a_dict_of_values_becomes_columns(others):
     project, (evaluated, predicted, exported) = others["columns"]
     assert predicted.code == 0, predicted.err
     rows = table(project)
-    assert [row["file"] for row in rows] == ["x.png:1", "x.png:2", "y.png:1", "y.png:2"]
+    assert [row["file"] for row in rows] == ["x.png:1", "x.png:2", "y.png:2"]
+    assert "3 predictions written" in predicted.out
+    assert "1 could not be read and have no row: y.png:1" in predicted.out
     assert {row["text"] for row in rows} == {"a, b"}
     assert all(float(row["length"]) for row in rows)
     assert "no test_step and no test_dataloader" in error(evaluated)
     assert "Model.example_input_array" in error(exported)
+
+
+def test_what_the_data_say_is_printed_and_kept(others):
+    project, (_, predicted, _) = others["columns"]
+    note = "eight rows, all of them für Übungen"
+    assert predicted.out.count(f"data: {note}") == 1
+    assert (run_of(project) / "data.txt").read_text(encoding="utf-8") == f"{note}\n"
+
+
+def test_all_probabilities(project, home):
+    Image.new("L", (8, 8)).save(project / "all.png")
+    folder = run_of(project)
+    (done,) = run_many(project, [f"predict.py {folder} all.png --probabilities"], home=home)
+    assert done.code == 0, done.err
+    (row,) = table(project)
+    probabilities = [float(row[f"probability.{digit}"]) for digit in range(10)]
+    assert sum(probabilities) == pytest.approx(1, abs=1e-4)
+    assert float(row["probability"]) == max(probabilities)
+    assert row["prediction"] == str(probabilities.index(max(probabilities)))
 
 
 def test_results_that_make_no_table_are_saved_as_they_are(others):

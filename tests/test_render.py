@@ -290,7 +290,7 @@ def test_each_argument_is_used(projects):
             unused = unused_arguments(function) - GIVEN
             if function.name == "__init__":
                 unused -= hyper_parameters
-            elif function.name.startswith("on_") or names[function.name] > 1:
+            elif function.name.startswith(("on_", "write_on_")) or names[function.name] > 1:
                 continue
             assert not unused, f"{name}: {function.name}: {unused}"
 

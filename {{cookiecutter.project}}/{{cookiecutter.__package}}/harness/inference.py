@@ -17,6 +17,7 @@ from torch import Tensor
 from .checkpoints import WholeCheckpoints, find_checkpoint, read_checkpoint
 from .errors import UserError
 from .loaders import ExactLoaders
+from .notes import DataNotes
 from .settings import Settings
 
 # What differs from the run's settings, unless a flag says otherwise.
@@ -84,7 +85,7 @@ class TrainedRun(Settings):
             unused = (*unused, ProgressBar)
         callbacks = [callback for callback in trainer.callbacks if not isinstance(callback, unused)]
         seed = int(self.config.seed_everything or 0)
-        trainer.callbacks = [ExactLoaders(seed), *callbacks]
+        trainer.callbacks = [ExactLoaders(seed), DataNotes(), *callbacks]
         trainer.strategy.checkpoint_io = WholeCheckpoints(self.model)
         return trainer
 

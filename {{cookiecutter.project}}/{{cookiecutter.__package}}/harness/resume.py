@@ -25,6 +25,7 @@ from .draws import set_seed_everywhere
 from .errors import UserError
 from .folder import RunFolder, refuse_full_disk, resume_command, shortened, whole_file
 from .loaders import ExactLoaders
+from .notes import notes_of, write_notes
 from .quiet import Quiet
 from .signals import Signals
 from .stopping import learning_rates, reason_of_end, say_if_rates_rise
@@ -147,8 +148,9 @@ class Resume(Quiet):
             refuse_full_disk(self.folder.path, pl_module)
             with whole_file(self.folder.path / "config.yaml") as file:
                 file.write(self.settings.encode())
+            write_notes(trainer, self.folder.path)
             self.folder.note(finished=False)
-        self.tracking.open()
+        self.tracking.open(notes_of(trainer))
 
     def go_on(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring back what Lightning does not: metrics of the running epoch, gradients, hooks, counters."""

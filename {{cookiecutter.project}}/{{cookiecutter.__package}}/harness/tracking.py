@@ -142,6 +142,12 @@ class RunLogger(WandbLogger):
             self.run.watch(self.model, log="gradients", log_freq=50)
         self.run.log_code(str(Path(__file__).parents[1]))
 
+    @rank_zero_only
+    def summarise(self, values: dict[str, Any]) -> None:
+        """Put values into the run's summary."""
+        with self.never_stopping():
+            self.run.summary.update(values)
+
     @contextmanager
     def never_stopping(self) -> Iterator[None]:
         """Go on if W&B does not; say so the first time."""
@@ -293,10 +299,12 @@ class Tracking(Quiet):
         if multiprocessing.parent_process() is not None:
             self.close(exception)
 
-    def open(self) -> None:
-        """Open the run in W&B, and say whether it is online."""
+    def open(self, notes: list[str]) -> None:
+        """Open the run in W&B, say whether it is online, and keep what was found in the data there."""
         if self.wandb is not None:
             self.wandb.open()
+            if notes:
+                self.wandb.summarise({"data": "\n".join(notes)})
 
     def close(self, error: BaseException | None = None) -> None:
         """Close the run in W&B as finished or, after an error, as failed."""

@@ -19,6 +19,7 @@ from .errors import UserError
 from .folder import RunFolder, command, existing_run, new_run, print_box, resume_command
 from .loaders import ExactLoaders
 from .monitor import Monitor
+from .notes import DataNotes
 from .pictures import TestPictures
 from .resume import Resume
 from .settings import Settings, flat, refuse_changes
@@ -127,7 +128,8 @@ class Training(Settings):
             self.folder, self.text, loaders, self.signals, self.tracking, self.lasts_longer
         )
         watchdog = Watchdog(self.config.stuck_after)
-        trainer.callbacks[:0] = [self.resuming, loaders, self.signals, self.tracking, watchdog]
+        first = [self.resuming, loaders, self.signals, self.tracking, watchdog, DataNotes()]
+        trainer.callbacks[:0] = first
         return trainer
 
     def choose_progress_bar(self, show_bar: bool) -> None:
