@@ -55,9 +55,7 @@ def write_images(folder: Path) -> None:
                 save(f"split/{split}/{name}/{i}.png")
                 save(f"unseen/{split}/{name if split == 'train' else 'new'}/{i}.jpg")
         save(f"single/cat/{i}.png")
-        save(f"lonely/cat/{i}.png")
         save(f"hollow/cat/{i}.png")
-    save("lonely/dog/0.png")
     save("loose/0.png")
     for i in range(8):  # 16 bits: brightness beyond 255 must be told apart
         for name, value in [("dim", 300), ("bright", 60000)]:
@@ -101,28 +99,20 @@ def write_texts(folder: Path) -> None:
     rows = [{"text": f"{word} number {i}", "label": word} for i in range(12) for word in ("one", "zwei")]
     table = pd.DataFrame(rows)
     table.to_csv(folder / "texts.csv", index=False)
-    table.to_parquet(folder / "texts.parquet", index=False)
     table.to_json(folder / "texts.jsonl", orient="records", lines=True)
     table.rename(columns={"text": "phrase", "label": "language"}).to_csv(folder / "named.csv", index=False)
     table.drop(columns="label").to_csv(folder / "no_label.csv", index=False)
     (folder / "splits").mkdir()
     for split in ("train", "validation", "test"):
         table.to_csv(folder / "splits" / f"{split}.csv", index=False)
-    (folder / "latin1.csv").write_bytes("text,label\nabc,one\ncafé,zwei\n".encode("latin-1"))
-    table.assign(label=table["label"].mask(table.index == 5)).to_csv(folder / "gap.csv", index=False)
-    table.assign(text=table["text"].mask(table.index == 3)).to_csv(folder / "no_text.csv", index=False)
-    table.assign(text="null", label=table["label"].replace("one", "NA")).to_csv(
-        folder / "null.csv", index=False
-    )
     table.assign(text="up 5% $3 & 10% $4", label="$" + table["label"] + "$ \\x").to_csv(
         folder / "dollars.csv", index=False
     )
-    table.assign(text=table.index).to_csv(folder / "numbers.csv", index=False)
     (folder / "nothing.txt").write_text("")
     (folder / "header.csv").write_text("text,label\n")
     (folder / "broken.jsonl").write_text('{"text": "a", "label": \n')
     (folder / "new.txt").write_text("one number 3\n\nцвай номер 7\n", encoding="utf-8")
-    (folder / "latin1.txt").write_bytes("café\n".encode("latin-1"))
+    (folder / "unclear.txt").write_bytes(b"\xd0\xff\x81\xfe what\n")
 
 
 def write_sounds(folder: Path) -> None:
@@ -154,7 +144,6 @@ def write_tables(folder: Path) -> None:
     table.to_parquet(folder / "table.parquet", index=False)
     table.assign(size=table["size"].mask(table.index == 6)).to_csv(folder / "gap.csv", index=False)
     table.assign(kind=table["kind"].mask(table.index == 6)).to_csv(folder / "no_kind.csv", index=False)
-    table.assign(kind=table["kind"].where(table.index != 7, "c")).to_csv(folder / "rare.csv", index=False)
     table.drop(columns="kind").head(3).assign(colour="pink").to_csv(folder / "new.csv", index=False)
     table.drop(columns=["kind", "size"]).head(3).to_csv(folder / "narrow.csv", index=False)
     table.head(3).assign(size="large").to_csv(folder / "words.csv", index=False)
@@ -180,13 +169,10 @@ WORKS = {
     ],
     "text": [
         ("--data.path texts.csv", "new.txt", 3, ""),
-        ("--data.path texts.parquet", "texts.parquet", 24, ""),
         ("--data.path texts.jsonl --data.max_length 5", "no_label.csv texts.jsonl", 48, ""),
         ("--data.path named.csv --data.text_column phrase --data.target language", "named.csv", 24, ""),
         ("--data.path splits", "splits", 72, ""),
-        ("--data.path null.csv", "new.txt", 3, ""),
         ("--data.path dollars.csv", "dollars.csv", 24, ""),
-        ("--data.path numbers.csv", "numbers.csv", 24, ""),
     ],
     "audio": [
         ("--data.path sounds", "sounds", 32, "resampled to 8000 Hz"),
@@ -238,7 +224,6 @@ MISTAKES = {
         "--data.path nowhere": ["no file or folder nowhere"],
         "--data.path empty": ["empty contains no file"],
         "--data.path single": ["one class", "cat"],
-        "--data.path lonely": ["too few examples", "dog (1)"],
         "--data.path hollow": ["hollow/dog contains no file"],
         "--data.path loose": ["loose/0.png is in no class folder"],
         "--data.path broken": ["broken/red/cut.jpg", "broken/red/note.png", "--data.skip_unreadable true"],
@@ -257,18 +242,13 @@ MISTAKES = {
         "--data.prefetch_factor 2": ["data.prefetch_factor", "data.num_workers above 0"],
         "--data.persistent_workers true": ["data.persistent_workers", "data.num_workers above 0"],
         "--data.timeout 5": ["data.timeout", "data.num_workers above 0"],
-        "--data.path mixed --data.drop_last true": ["data.drop_last", "data.batch_size is 64", "16 examples"],
+        "--data.path mixed --data.drop_last true --data.batch_size 64": ["data.drop_last", "64", "16 examples"],
         "--data.num_workers -1": ["data.num_workers must be 0 or more", "-1"],
         "--data.batch_size 0": ["data.batch_size must be at least 1"],
         "--data.val_share 0.9": ["data.val_share + data.test_share must be below 1", "0.9 and 0.2"],
     },
     "text": {
         "--data.path no_label.csv": ["--data.target", "one of text"],
-        "--data.path texts.csv --data.target lable": ["no column lable", "text, label"],
-        "--data.path named.csv --data.target language": ["--data.text_column", "phrase, language"],
-        "--data.path latin1.csv": ["latin1.csv, line 3", "UTF-8"],
-        "--data.path gap.csv": ["gap.csv, row 6: label is missing"],
-        "--data.path no_text.csv": ["no_text.csv, row 4: text is missing"],
         "--data.path header.csv": ["header.csv", "contains no row"],
         "--data.path broken.jsonl": ["broken.jsonl cannot be read"],
         "--data.path nowhere.csv": ["nowhere.csv"],
@@ -280,7 +260,6 @@ MISTAKES = {
     "tabular": {
         "--data.path gap.csv --data.target kind": ["gap.csv, row 7: size is missing"],
         "--data.path no_kind.csv --data.target kind": ["no_kind.csv, row 7: kind is missing"],
-        "--data.path rare.csv --data.target kind": ["too few examples", "c (1)"],
         "--data.path table.csv": ["--data.target", "size, colour, id, kind, price"],
         "--data.path table.csv --data.target kind --data.regression true": ["regression", "a"],
         "--data.path table.csv --data.target price --data.balanced true": ["balanced", "regression"],
@@ -377,13 +356,13 @@ def test_what_is_wrong_with_inputs_is_said(projects, home):
     (trained,) = run_many(project, [f"train.py {TINY} --data.path texts.csv"], home=home)
     assert trained.code == 0, trained.err
     folder = all_runs(project)[-1]
-    commands = ["nothing.txt", "new.txt --output .", "latin1.txt"]
-    nothing, at_a_folder, latin1 = run_many(
+    commands = ["nothing.txt", "new.txt --output .", "unclear.txt"]
+    nothing, at_a_folder, unclear = run_many(
         project, [f"predict.py {folder} {words}" for words in commands], home=home
     )
     assert_one_line(nothing, ["nothing to predict", "nothing.txt"])
     assert_one_line(at_a_folder, ["--output .", "name of a file"])
-    assert_one_line(latin1, ["latin1.txt", "UTF-8"])
+    assert_one_line(unclear, ["unclear.txt, line 1", "UTF-8"])
 
 
 def test_a_file_that_goes_bad_later_is_named(projects, home):

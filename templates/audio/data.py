@@ -1,12 +1,11 @@
 """The data: sounds, split and loaded by a LightningDataModule. Replace them by yours."""
 
-from collections import Counter
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
-import soundfile
 import torch
 from lightning import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
@@ -19,24 +18,27 @@ from .harness.batches import (
     SimilarLengths,
     balanced_sampler,
     check_batch_size,
+    chosen_batch_size,
     drops_last,
     worker_options,
 )
-from .harness.errors import UserError
-from .harness.files import class_folders, files_in, opened, readable
+from .harness.errors import UserError, first_few
+from .harness.files import ending_of, files_in
+from .harness.labels import labelled_files
+from .harness.opening import ADVICE, SAMPLE, look_at, opened, readable_files, sample_of, size_of
 from .harness.splits import (
     check_shares,
-    class_names,
     class_numbers,
+    deciles,
     fingerprint,
+    known_classes,
     select,
     share_out,
     warn_of_other_data,
 )
 from .harness.tables import files_in_tables
+from .sounds import BY_FFMPEG, ENDINGS, describe, look, read_sound
 
-FORMATS = [f".{name.lower()}" for name in soundfile.available_formats()]
-ENDINGS = (*FORMATS, ".aif", ".oga", ".opus")
 CLASSES = ["chirp down", "chirp up", "noise", "tone", "trill", "two tones"]
 RATE = 8000  # of the synthetic sounds, in samples a second
 
@@ -46,49 +48,78 @@ class SoundDataset(Dataset):
 
     Args:
         sounds: Samples at `rate` Hz; or paths, or what a table contains of the files.
-        labels: One for each sound; None for sounds to predict on.
+        labels: One for each sound, (N,); None for sounds to predict on.
         rate: Samples a second that the network expects.
         max_seconds: Where longer sounds are cut off.
+        skip: Whether to give None for a file that cannot be read, instead of an error.
+
+    Attributes:
+        readable: bool (N,), shared by all workers: False for each file that turned out unreadable.
     """
 
-    def __init__(self, sounds: Sequence, labels: list[int] | None, rate: int, max_seconds: float):
+    def __init__(
+        self, sounds: Sequence, labels: Tensor | None, rate: int, max_seconds: float, skip: bool = False
+    ):
         self.sounds = sounds
         self.labels = labels
         self.rate = rate
         self.max_seconds = max_seconds
+        self.skip = skip
+        self.readable = torch.ones(len(sounds), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.sounds)
 
-    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, int]:
-        """Return float32 (samples,) between -1 and 1, and a label if there are any."""
-        sound = self.sounds[index]
+    def __getitem__(self, index: int) -> Tensor | tuple[Tensor, Tensor] | None:
+        """Return float32 (samples,) between -1 and 1, and a label if there are any.
+
+        Without labels a file that cannot be read gives zeros, and `readable` says so.
+        """
+        try:
+            samples = self.read(self.sounds[index])
+        except UserError as error:
+            self.readable[index] = False
+            if self.labels is None:
+                return torch.zeros(self.rate)
+            if self.skip:
+                return None
+            raise UserError(f"{error}; {ADVICE}") from error
+        if self.labels is None:
+            return samples
+        return samples, self.labels[index]
+
+    def read(self, sound: np.ndarray | str | dict) -> Tensor:
+        """Return the samples of a sound in memory or of a file."""
         if not isinstance(sound, np.ndarray):
             sound, rate = read_sound(sound, self.max_seconds)
             if rate != self.rate:
                 sound = resample_poly(sound, self.rate, rate)
         longest = int(self.max_seconds * self.rate)
-        samples = torch.as_tensor(sound[:longest], dtype=torch.float32)
-        if self.labels is None:
-            return samples
-        return samples, self.labels[index]
+        return torch.as_tensor(sound[:longest], dtype=torch.float32)
 
 
 class DataModule(LightningDataModule):
     """Sounds: 1800 synthetic ones in six classes, or yours in `path`.
 
     Args:
-        path: Your sounds: a folder with a folder for each class, a table, or a name on the Hugging Face hub;
-            null: the synthetic ones.
+        path: Your sounds: a folder with a folder for each class, or with a table labels.csv (file_name,
+            label); a table that contains sounds; or a name on the Hugging Face hub. null: the synthetic ones.
         target: Column of the labels in a table; null: the one called label, target, class or category.
+        regression: Whether labels are numbers to predict; null: if a table has many different ones.
+        class_folder: Where folders lie in folders, whether the outer or the inner one names the class; null:
+            the outer one, unless it could be either.
+        group: What must stay in one split: a regular expression, such as '^(speaker[0-9]+)', of which the
+            first group is searched in the paths below `path`; or a column of labels.csv.
         max_seconds: Where longer sounds are cut off.
-        skip_unreadable: Whether to leave out files that cannot be read instead of stopping.
+        skip_unreadable: Whether to pass over files that cannot be read, or do not exist, instead of stopping.
+        check: Whether to read all files before training, to find those that cannot be read; null: if that
+            takes about a second.
         val_share: Share of the sounds to validate on, unless the data have a validation split.
         test_share: Share of the sounds to test on, unless the data have a test split.
         split_seed: Seed of the split; it also decides which sounds are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Sounds in a batch, on each device.
+        batch_size: Sounds in a batch, on each device; null: 64, or less where there are few.
         num_workers: Processes that load batches; null: for `path` as the cores allow, at most 8; else none.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
@@ -103,14 +134,18 @@ class DataModule(LightningDataModule):
         self,
         path: str | None = None,
         target: str | None = None,
+        regression: bool | None = None,
+        class_folder: Literal["outer", "inner"] | None = None,
+        group: str | None = None,
         max_seconds: float = 10.0,
         skip_unreadable: bool = False,
+        check: bool | None = None,
         val_share: float = 0.1,
         test_share: float = 0.2,
         split_seed: int = 0,
         fold: int | None = None,
         num_folds: int = 5,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         num_workers: int | None = None,
         pin_memory: bool | None = None,
         prefetch_factor: int | None = None,
@@ -122,38 +157,55 @@ class DataModule(LightningDataModule):
     ):
         super().__init__()
         check_shares(val_share, test_share, fold, num_folds)
-        check_batch_size(batch_size)
+        if batch_size is not None:
+            check_batch_size(batch_size)
         self.save_hyperparameters(logger=False)
+        self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
-    def read(self) -> dict[str, tuple]:
-        """Return sounds, labels and (samples a second, samples) of each split that the data have."""
+    def read(self) -> tuple[dict[str, tuple], list[str] | None]:
+        """Return sounds and labels of each split that the data have, and groups of the training sounds."""
         settings = self.hparams
         if settings.path is None:
-            return {"train": synthesise(300, np.random.default_rng(0))}
+            return {"train": synthesise(300, np.random.default_rng(0))}, None
+        groups = None
         if Path(settings.path).is_dir():
-            found = class_folders(Path(settings.path), ENDINGS)
+            found, groups = labelled_files(
+                settings.path,
+                ENDINGS,
+                target=settings.target,
+                regression=settings.regression,
+                class_folder=settings.class_folder,
+                group=settings.group,
+                skip=settings.skip_unreadable,
+                notes=self.notes,
+            )
         else:
-            found = files_in_tables(settings.path, settings.target)
-        examples = {}
+            found = files_in_tables(settings.path, settings.target, notes=self.notes)
         for split, (files, labels) in found.items():
-            kept, seen = readable(files, self.look, settings.skip_unreadable)
-            examples[split] = select(files, kept), select(labels, kept), seen
-        return examples
-
-    def look(self, item: str | Path | dict) -> list[int]:
-        """Return samples a second and samples of a sound, having read as much as training will."""
-        samples, rate = read_sound(item, self.hparams.max_seconds)
-        return [rate, len(samples)]
+            kept = readable_files(
+                files,
+                partial(read_sound, max_seconds=settings.max_seconds),
+                check=settings.check,
+                skip=settings.skip_unreadable,
+                notes=self.notes,
+            )
+            if kept is not None:
+                found[split] = select(files, kept), select(labels, kept)
+                if groups is not None and split == "train":
+                    groups = select(groups, kept)
+        return found, groups
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
-        examples = self.read()
+        examples, groups = self.read()
+        labels = examples["train"][1]
         return share_out(
             examples,
-            strata=examples["train"][1],
+            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
             seed=settings.split_seed,
@@ -164,26 +216,42 @@ class DataModule(LightningDataModule):
     @cached_property
     def facts(self) -> dict:
         """What the training sounds say about how to treat others; it travels in the checkpoint."""
-        _, labels, seen = self.parts["train"]
-        rates = Counter(rate for rate, _ in seen)
-        rate, count = rates.most_common(1)[0]
-        if count < len(seen):
-            rank_zero_info(f"{len(seen) - count} of {len(seen)} sounds are resampled to {rate} Hz")
+        settings = self.hparams
+        sounds, labels = self.parts["train"]
+        classes = []
+        target_scale = [0.0, 1.0]
+        if isinstance(labels, np.ndarray):
+            target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
+        else:
+            classes = known_classes(self.parts, self.hparams.fold)
+        rate = RATE
+        if settings.path is not None:
+            # ffmpeg takes a while for each file.
+            most = 200 if any(ending_of(str(file)) in BY_FFMPEG for file in sample_of(sounds)) else SAMPLE
+            read_header = partial(look, max_seconds=settings.max_seconds)
+            seen = look_at(sample_of(sounds, most), read_header, settings.skip_unreadable)
+            rate = describe(seen, len(sounds), settings.max_seconds, self.notes)
         return {
-            "classes": class_names(labels),
+            "classes": classes,
+            "target_scale": target_scale,
             "rate": rate,
             "fingerprint": fingerprint(self.parts),
         }
 
     @property
     def classes(self) -> list[str]:
-        """Names of the classes, in the order of the model's scores."""
+        """Names of the classes, in the order of the model's scores; none in a regression."""
         return self.facts["classes"]
 
     @property
     def rate(self) -> int:
         """Samples a second to which all sounds are resampled."""
         return self.facts["rate"]
+
+    @property
+    def target_scale(self) -> list[float]:
+        """Mean and standard deviation of the training labels of a regression."""
+        return self.facts["target_scale"]
 
     def state_dict(self) -> dict:
         """Return what a checkpoint keeps of the data."""
@@ -206,9 +274,29 @@ class DataModule(LightningDataModule):
 
     def dataset(self, split: str) -> SoundDataset:
         """Return the sounds of a split."""
-        sounds, labels, _ = self.parts[split]
-        numbers = class_numbers(labels, self.classes, split)
-        return SoundDataset(sounds, numbers, self.rate, self.hparams.max_seconds)
+        sounds, labels = self.parts[split]
+        if self.classes:
+            targets = torch.tensor(class_numbers(labels, self.classes, split))
+        else:
+            targets = torch.tensor(labels, dtype=torch.float32)
+        settings = self.hparams
+        return SoundDataset(sounds, targets, self.rate, settings.max_seconds, settings.skip_unreadable)
+
+    def teardown(self, stage: str) -> None:
+        """Say which files were passed over."""
+        for split in ("train", "val", "test"):
+            found = getattr(self, f"{split}_set", None)
+            if found is not None and not found.readable.all():
+                note = passed_over(found.sounds, found.readable, split)
+                if note not in self.notes:
+                    self.notes.append(note)
+                    rank_zero_info(note)
+
+    @cached_property
+    def batch_size(self) -> int:
+        """Sounds in a batch, on each device."""
+        world_size = 1 if self.trainer is None else self.trainer.world_size
+        return chosen_batch_size(self.hparams.batch_size, len(self.train_set), world_size, self.notes)
 
     @property
     def workers(self) -> dict:
@@ -229,32 +317,35 @@ class DataModule(LightningDataModule):
         examples = len(self.train_set)
         sampler = None
         if settings.balanced:
+            if not self.classes:
+                raise UserError("data.balanced true is not possible: a regression has no classes")
             labels = class_numbers(self.parts["train"][1], self.classes, "train")
             sampler = balanced_sampler(labels)
-        elif settings.shuffle:
-            seconds = [samples / rate for rate, samples in self.parts["train"][2]]
-            sampler = SimilarLengths(seconds, settings.batch_size)
+        elif settings.shuffle and isinstance(self.train_set.sounds, list):
+            # To open all files for their seconds would take long; their bytes grow with these.
+            length = len if settings.path is None else size_of
+            lengths = [length(sound) for sound in self.train_set.sounds]
+            sampler = SimilarLengths(lengths, self.batch_size)
         return DataLoader(
             self.train_set,
-            batch_size=settings.batch_size,
+            batch_size=self.batch_size,
+            shuffle=settings.shuffle and sampler is None,
             sampler=sampler,
-            drop_last=drops_last(settings.drop_last, examples, settings.batch_size, self.trainer),
+            drop_last=drops_last(settings.drop_last, examples, self.batch_size, self.trainer),
             collate_fn=collate,
             **self.workers,
         )
 
     def val_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.val_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.val_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def test_dataloader(self) -> DataLoader:
-        size = self.hparams.batch_size
-        return DataLoader(self.test_set, batch_size=size, collate_fn=collate, **self.workers)
+        return DataLoader(self.test_set, batch_size=self.batch_size, collate_fn=collate, **self.workers)
 
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give sound files or folders")
-        size = self.hparams.batch_size
+        size = self.hparams.batch_size or 64
         return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
@@ -265,49 +356,45 @@ class DataModule(LightningDataModule):
         """
         files = []
         for path in paths:
-            for file in files_in(path, ENDINGS):
+            for file in files_in(path, ENDINGS, self.notes):
                 files.append(str(file))
         self.predict_set = SoundDataset(files, None, self.rate, self.hparams.max_seconds)
         return files
 
     def test_example(self, index: int) -> tuple[np.ndarray, int]:
-        """Return the samples of a sound of the test split, and how many there are a second."""
+        """Return a sound of the test split and its samples a second; unreadable ones do not count."""
+        index = int(self.test_set.readable.nonzero()[index])
         return self.test_set[index][0].numpy(), self.rate
 
 
 def collate(examples: list) -> tuple:
-    """Pad sounds with 0 to the longest of the batch.
+    """Pad sounds with 0 to the longest of the batch; None is left out.
 
     Return samples (B, T) and lengths (B,), and if there are labels ((samples, lengths), labels (B,)).
-    """
-    if isinstance(examples[0], Tensor):
-        lengths = [len(samples) for samples in examples]
-        return pad_sequence(examples, batch_first=True), torch.tensor(lengths)
-    sounds = [example[0] for example in examples]
-    labels = [example[1] for example in examples]
-    return collate(sounds), torch.tensor(labels)
-
-
-def read_sound(item: str | Path | dict, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Return the mean of all channels, float32 (samples,), and samples a second.
 
     Raises:
-        UserError: If the file cannot be read, or contains no sample.
+        UserError: If all are None.
     """
-    name, file = opened(item)
-    try:
-        with soundfile.SoundFile(file) as sound:
-            rate = sound.samplerate
-            samples = sound.read(int(max_seconds * rate), dtype="float32", always_2d=True)
-    except (OSError, soundfile.SoundFileError) as error:
-        raise UserError(f"{name} is not a sound that can be read: {error}") from error
-    if len(samples) == 0:
-        raise UserError(f"{name} contains no sound")
-    return samples.mean(axis=1), rate
+    readable = [example for example in examples if example is not None]
+    if not readable:
+        raise UserError(f"none of the {len(examples)} files of a batch can be read; see --data.check true")
+    if isinstance(readable[0], Tensor):
+        lengths = [len(samples) for samples in readable]
+        return pad_sequence(readable, batch_first=True), torch.tensor(lengths)
+    sounds = [example[0] for example in readable]
+    labels = [example[1] for example in readable]
+    return collate(sounds), torch.stack(labels)
 
 
-def synthesise(count: int, random: np.random.Generator) -> tuple[list, list[str], list]:
-    """Return `count` sounds of each class, their classes, and (samples a second, samples) of each.
+def passed_over(files: Sequence, readable: Tensor, split: str) -> str:
+    """Return one line on the files that turned out unreadable."""
+    names = [opened(files[index])[0] for index in (~readable).nonzero()[:5, 0].tolist()]
+    count = int((~readable).sum())
+    return f"{count} of {len(files)} files ({split}) cannot be read and were passed over: {first_few(names)}"
+
+
+def synthesise(count: int, random: np.random.Generator) -> tuple[list, list[str]]:
+    """Return `count` sounds of each class, and their classes.
 
     Pitch, onset, length and the noise around the sound are random; the signal is 0 to 20 dB above that noise.
     """
@@ -315,7 +402,7 @@ def synthesise(count: int, random: np.random.Generator) -> tuple[list, list[str]
     kinds = CLASSES * count
     for kind in kinds:
         sounds.append(synthesise_one(kind, random).astype(np.float32))
-    return sounds, kinds, [[RATE, len(sound)] for sound in sounds]
+    return sounds, kinds
 
 
 def synthesise_one(kind: str, random: np.random.Generator) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The network: a plain `nn.Module`, from the samples of a sound to class scores. Replace it by yours."""
+"""The network: a plain `nn.Module`, from the samples of a sound to scores. Replace it by yours."""
 
 import math
 
@@ -84,26 +84,39 @@ class Backbone(nn.Module):
 
 
 class Network(nn.Module):
-    """Score a sound for each class with a small residual network on its spectrogram.
+    """Score a sound for each class, or predict a number, with a small residual network on its spectrogram.
 
     Args:
         rate: Samples a second.
         num_classes: Scores to return.
+        target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
         bands: Mel bands of the spectrogram.
         width: Channels of the first stage; each of the next two has twice as many at half the resolution.
         dropout: Share of the pooled features that training sets to zero.
     """
 
-    def __init__(self, rate: int, num_classes: int, bands: int = 40, width: int = 16, dropout: float = 0.1):
+    def __init__(
+        self,
+        rate: int,
+        num_classes: int,
+        target_scale: list[float],
+        bands: int = 40,
+        width: int = 16,
+        dropout: float = 0.1,
+    ):
         super().__init__()
         self.rate = rate
+        self.mean, self.std = target_scale
         self.backbone = Backbone(rate, bands, width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, num_classes))
 
     def forward(self, sounds: tuple[Tensor, Tensor]) -> Tensor:
-        """Return class scores (B, num_classes) for samples (B, T), of which the first lengths (B,) count."""
+        """Return scores (B, num_classes) for samples (B, T), of which the first lengths (B,) count.
+
+        They are those of classes, or a number in the units of the labels.
+        """
         samples, lengths = sounds
-        return self.head(self.backbone(samples, lengths))
+        return self.mean + self.std * self.head(self.backbone(samples, lengths))
 
     def example_input(self, batch: int) -> tuple[Tensor, Tensor]:
         """Return a batch of noise of random lengths, to export the network with."""

@@ -27,10 +27,10 @@ from .harness.labels import labelled_files
 from .harness.opening import ADVICE, look_at, opened, readable_files, sample_of
 from .harness.splits import (
     check_shares,
-    class_names,
     class_numbers,
     deciles,
     fingerprint,
+    known_classes,
     select,
     share_out,
     warn_of_other_data,
@@ -235,7 +235,7 @@ class DataModule(LightningDataModule):
         if isinstance(labels, np.ndarray):
             target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
         else:
-            classes = class_names(labels)
+            classes = known_classes(self.parts, self.hparams.fold)
         looks = {"channels": 1, "size": [8, 8], "value_range": None}
         if settings.path is not None:
             seen = look_at(sample_of(images), look, settings.skip_unreadable)

@@ -43,7 +43,8 @@ def open_image(item: str | Path | dict) -> Iterator[Image.Image]:
     except (UserError, MemoryError):
         raise
     except Exception as error:  # damaged files raise errors of many kinds
-        raise UserError(f"{name} is not an image that can be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error  # without the name of the file
+        raise UserError(f"{name} is not an image that can be read: {reason}") from error
 
 
 def read_image(

@@ -33,10 +33,10 @@ from .harness.errors import UserError
 from .harness.kinds import find_kinds, read_kinds
 from .harness.splits import (
     check_shares,
-    class_names,
     class_numbers,
     deciles,
     fingerprint,
+    known_classes,
     share_out,
     warn_of_other_data,
 )
@@ -236,7 +236,7 @@ class DataModule(LightningDataModule):
         classes: list[str] = []
         target_scale = [0.0, 1.0]
         if isinstance(targets, list):
-            classes = class_names(targets)
+            classes = known_classes(self.parts, self.hparams.fold)
         else:
             target_scale = [float(np.mean(targets)), float(np.std(targets)) or 1.0]
         return {

@@ -377,8 +377,10 @@ class DataModule(LightningDataModule):
                     names.append(str(file))
                 else:
                     names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
-        if len(problems) == len(texts):
+        if problems and len(problems) == len(texts):
             raise UserError(first_few(problems, 3))
+        if not names:
+            return names
         self.predict_set = TextDataset(self.encode(pl.concat(texts)), None)
         self.predict_set.readable[unreadable] = False
         return names

@@ -12,7 +12,14 @@ from my_project.harness.batches import (
     chosen_batch_size,
 )
 from my_project.harness.errors import UserError
-from my_project.harness.splits import class_names, class_numbers, fingerprint, known_classes, share_out
+from my_project.harness.splits import (
+    check_shares,
+    class_names,
+    class_numbers,
+    fingerprint,
+    known_classes,
+    share_out,
+)
 from sklearn.model_selection import StratifiedKFold, train_test_split
 
 SHARES = {"val_share": 0.1, "test_share": 0.2, "seed": 0, "fold": None, "num_folds": 5}
@@ -217,6 +224,14 @@ def test_what_cannot_be_split_gets_one_line(labels, groups, settings, words):
         shared(labels, groups, **settings)
     assert len(str(error.value)) <= 400
     assert all(word in str(error.value) for word in words), error.value
+
+
+def test_shares_that_leave_nothing_get_one_line():
+    for settings in [(0.9, 0.2, None, 5), (0.0, 0.2, None, 5), (0.5, 0.2, 1, 2), (0.1, 0.2, 5, 5)]:
+        with pytest.raises(UserError, match=r"data\.(val_share|fold)"):
+            check_shares(*settings)
+    with pytest.raises(UserError, match="there are only 2 examples"):
+        share_out({"train": ([0, 1], np.array([0.1, 2]))}, strata=[0, 1], **SHARES)
 
 
 def test_a_class_of_a_given_split_that_training_lacks_gets_one_line():

@@ -124,7 +124,7 @@ def balanced_sampler(labels: Sequence[int]) -> Sampler:
     """Return a sampler that draws all classes equally often, with replacement."""
     numbers = np.asarray(labels)
     weights = 1 / np.bincount(numbers)[numbers]
-    return WeightedRandomSampler(torch.from_numpy(weights), len(numbers))
+    return WeightedRandomSampler(weights.tolist(), len(numbers))
 
 
 class SimilarLengths(Sampler):

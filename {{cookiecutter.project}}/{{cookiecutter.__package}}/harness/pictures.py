@@ -320,7 +320,11 @@ def draw_example(axes: Axes, example: Any) -> None:
         axes.imshow(np.asarray(example), cmap="gray")
     elif isinstance(example, tuple):
         samples, rate = example
-        axes.specgram(samples, NFFT=256, noverlap=128, Fs=rate)
+        axes.specgram(samples, NFFT=256, noverlap=128, Fs=rate / 1000)
+        axes.set_axis_on()
+        axes.set_xlabel("milliseconds", fontsize=7)
+        axes.set_ylabel("kHz", fontsize=7)
+        axes.tick_params(labelsize=7)
     elif isinstance(example, dict):
         cells = [f"{name[:16]}: {short(value)}" for name, value in list(example.items())[:CELLS]]
         axes.text(0, 0.5, "\n".join(cells), va="center", fontsize=9)

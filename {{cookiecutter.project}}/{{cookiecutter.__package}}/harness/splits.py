@@ -11,7 +11,7 @@ from sklearn.model_selection import KFold, StratifiedKFold, train_test_split
 from .errors import UserError, first_few
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
-LARGE = 100_000  # examples that scikit-learn needs about 0.1 s to split
+LARGE = 100_000  # examples; of a million scikit-learn takes a second, `deal` a fifth
 
 
 def check_shares(val_share: float, test_share: float, fold: int | None, num_folds: int) -> None:
@@ -26,6 +26,10 @@ def check_shares(val_share: float, test_share: float, fold: int | None, num_fold
     if fold is not None and not 0 <= fold < num_folds:
         raise UserError(
             f"data.fold must be 0 to {num_folds - 1} when data.num_folds is {num_folds} (got {fold})"
+        )
+    if fold is not None and val_share + 1 / num_folds >= 1:
+        raise UserError(
+            f"data.val_share {val_share} leaves nothing to train on when a fold is 1/{num_folds} of the data"
         )
 
 
@@ -73,10 +77,9 @@ def share_out(
         names, labels = encode(strata)
         if len(names) < 2:
             raise UserError(f"the data cannot be split: there is only one class, {first_few(names)}")
-    simple = labels is None
-    if labels is not None and groups is None and len(labels) <= LARGE:
-        simple = are_frequent(labels, val_share, test_share, fold, num_folds)
-    if simple:
+    if labels is None or (
+        groups is None and suits_scikit_learn(labels, val_share, test_share, fold, num_folds)
+    ):
         chosen = split(members.max() + 1, labels, val_share, test_share, seed, fold, num_folds)
         if groups is not None:
             chosen = {name: np.flatnonzero(np.isin(members, kept)) for name, kept in chosen.items()}
@@ -109,10 +112,12 @@ def group_numbers(groups: Sequence | None, count: int) -> np.ndarray:
     return members
 
 
-def are_frequent(
+def suits_scikit_learn(
     labels: np.ndarray, val_share: float, test_share: float, fold: int | None, num_folds: int
 ) -> bool:
-    """Return whether each class surely has an example in each split, in spite of rounding."""
+    """Return whether there are not too many examples, and enough of each class to be in each split."""
+    if len(labels) > LARGE:
+        return False
     shares = [val_share, test_share]
     if fold is not None:
         shares = [val_share, 1 / num_folds]
@@ -258,6 +263,8 @@ def too_few(name: str, labels: list | np.ndarray, groups: int | None) -> str:
     advice = "add data, or give files or folders called train, val and test"
     if groups is not None:
         return f"{problem}, because data.group makes only {groups} groups; {advice}"
+    if isinstance(labels, np.ndarray):
+        return f"{problem}: there are only {len(labels)} examples; {advice}"
     counts = [f"{label} ({count})" for label, count in Counter(labels).most_common()]
     return f"{problem}: too few examples of {first_few(counts)}; {advice}"
 
@@ -279,7 +286,7 @@ def descriptions(
     found = [f"examples: {', '.join(sizes)}"]
     if not isinstance(parts["train"][1], list):
         return found  # numbers to predict
-    counts = Counter()
+    counts: Counter[str] = Counter()
     for _, labels, *_ in parts.values():
         counts.update(labels)
     each = [f"{name} ({count} examples)" for name, count in counts.most_common()]
