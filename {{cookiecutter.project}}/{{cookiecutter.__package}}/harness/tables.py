@@ -9,14 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from .delimited import UNNAMED, as_utf8, looks_like_table, read_delimited
 from .errors import UserError, first_few
 from .files import SPLIT_NAMES, files_in
-from .hub import class_names_of, media_from_hub, tables_from_hub
-from .splits import select
+from .hub import class_names_of, tables_from_hub
 
 TEXTS = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".tab.gz")
 JSONS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
@@ -159,50 +157,6 @@ def texts_of(table: pl.DataFrame, column: str) -> pl.Series:
         cells = cells.replace_strict({True: "True", False: "False"}, return_dtype=pl.String)
     texts = cells.cast(pl.String).str.strip_chars()
     return texts.replace("", None)
-
-
-def files_in_tables(
-    path: str, target: str | None, *, notes: list[str]
-) -> dict[str, tuple[Sequence, list[str]]]:
-    """Return for each split the images or sounds that its table contains, and their labels.
-
-    Each image or sound is a dict of its content, "bytes", and of its name, "path".
-
-    Raises:
-        UserError: If it contains none, or more than one column of them.
-    """
-    if Path(path).exists():
-        found = {}
-        for split, table in read_tables(path, notes=notes).items():
-            found[split] = _media_in(table), table
-    else:
-        found = media_from_hub(path)
-    examples: dict[str, tuple[Sequence, list[str]]] = {}
-    for split, (media, table) in found.items():
-        if not media:
-            raise UserError(
-                f"{path} contains no images or sounds; give a folder that has a folder for each class"
-            )
-        if len(media) > 1:
-            raise UserError(f"{path} has several columns of images or sounds ({', '.join(media)}); keep one")
-        (files,) = media.values()
-        column = find_column(table, target, "target", TARGETS)
-        labels = texts_of(table, column)
-        known = np.flatnonzero(labels.is_not_null().to_numpy())
-        if len(known) < len(labels):
-            notes.append(f"{path}: {len(labels) - len(known)} examples without {column} are left out")
-            files = select(files, known)
-        examples[split] = files, labels.drop_nulls().to_list()
-    return examples
-
-
-def _media_in(table: pl.DataFrame) -> dict[str, Sequence]:
-    """Return the columns whose cells have the content of a file and its name, as `datasets` writes them."""
-    media = {}
-    for name, kind in table.schema.items():
-        if isinstance(kind, pl.Struct) and {"bytes", "path"} <= {field.name for field in kind.fields}:
-            media[name] = table[name]
-    return media
 
 
 def _read_file(file: Path, separator: str | None, notes: list[str]) -> pl.DataFrame:
