@@ -189,9 +189,12 @@ def read_json(file: Path) -> pl.DataFrame:
     if content.startswith(b"["):
         return pl.read_json(content, infer_schema_length=None)
     try:
-        return pl.read_ndjson(content, infer_schema_length=None)
+        table = pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError:
-        columns = json.loads(content)
+        table = pl.DataFrame()
+    if table.height > 1 or not (table.is_empty() or any(kind.is_nested() for kind in table.dtypes)):
+        return table
+    columns = json.loads(content)
     if len(columns) == 1:
         (columns,) = columns.values()  # such as {"data": [...]}
     if isinstance(columns, list):
@@ -222,10 +225,13 @@ def read_excel(file: Path, notes: list[str]) -> pl.DataFrame:
         import fastexcel
     except ModuleNotFoundError as error:
         raise UserError(f"{file} needs a package: pip install fastexcel; or save it as CSV") from error
-    sheets = fastexcel.read_excel(file).sheet_names
+    try:
+        sheets = fastexcel.read_excel(file).sheet_names
+        table = pl.read_excel(file, infer_schema_length=None)
+    except fastexcel.FastExcelError as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0][:200]}") from error
     if len(sheets) > 1:
         notes.append(f"{file.name}: the sheet {sheets[0]} is read; {first_few(sheets[1:])} not")
-    table = pl.read_excel(file, infer_schema_length=None)
     return table
 
 
