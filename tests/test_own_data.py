@@ -226,7 +226,7 @@ MISTAKES = {
         "--data.path names.csv": ["names.csv contains no images"],
         "--data.path named.parquet": ["refers to /etc/passwd but does not contain it"],
         "--data.path unseen": ["'new'", "in the validation split", "red"],
-        "--data.path config.yaml": ["config.yaml", ".parquet"],
+        "--data.path config.yaml": ["config.yaml", "no table"],
         "--data.path split --data.fold 0": ["data.fold 0", "test split of their own"],
         "--data.fold 5": ["data.fold must be 0 to 4", "got 5"],
         "--data.prefetch_factor 2": ["data.prefetch_factor", "data.num_workers above 0"],
@@ -235,7 +235,7 @@ MISTAKES = {
         "--data.path mixed --data.drop_last true --data.batch_size 64": [
             "data.drop_last",
             "64",
-            "16 examples",
+            "18 examples",
         ],
         "--data.num_workers -1": ["data.num_workers must be 0 or more", "-1"],
         "--data.batch_size 0": ["data.batch_size must be at least 1"],

@@ -82,7 +82,7 @@ def converted(file: Path, max_seconds: float) -> BytesIO:
     """
     limits = ["-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-t", str(max_seconds + 1)]
     form = ["-vn", "-f", "wav", "-c:a", "pcm_f32le", "-"]
-    done = subprocess.run([FFMPEG, *limits, "-i", f"file:{file}", *form], capture_output=True)
+    done = subprocess.run([str(FFMPEG), *limits, "-i", f"file:{file}", *form], capture_output=True)
     if done.returncode or not done.stdout:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise UserError(f"{file} is not a sound that ffmpeg can read: {reason[:100]}")

@@ -340,7 +340,7 @@ def label_column(table: LabelTable, target: str | None, notes: list[str]) -> str
     columns = [name for name in table.rows.columns if name.lower() not in SPLIT_COLUMNS]
     usual = [name for name in columns if name.lower() in TARGETS]
     if target is None and not usual and len(columns) == 1:
-        notes.append(f"the labels are in the column {columns[0]} of {table.name}")
+        notes.append(f"the column of the labels is {columns[0]}")
         return columns[0]
     return find_column(table.rows, target, "target", TARGETS)
 
