@@ -373,7 +373,7 @@ class DataModule(LightningDataModule):
                     texts.append(pl.Series([" "]))
                     continue
                 texts.append(found)
-                if self.facts["whole_files"]:
+                if self.facts["whole_files"] and file.suffix.lower() == ".txt":
                     names.append(str(file))
                 else:
                     names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
@@ -391,11 +391,11 @@ class DataModule(LightningDataModule):
         Raises:
             UserError: If the file cannot be read.
         """
-        if self.facts["whole_files"]:
-            return pl.Series([read_text(file, self.notes).strip()])
         if is_table(file, self.facts["text_column"]):
             table = read_table([file], separator=self.hparams.separator, notes=self.notes)
             return texts_of(table, self.text_column(table, []))
+        if self.facts["whole_files"]:
+            return pl.Series([read_text(file, self.notes).strip()])
         return pl.Series(read_lines(file, self.notes), dtype=pl.String)
 
     def test_example(self, index: int) -> str:
