@@ -23,6 +23,8 @@ FORMATS = [f".{name.lower()}" for name in soundfile.available_formats() if name 
 FFMPEG = shutil.which("ffmpeg")
 BY_FFMPEG = (".m4a", ".mp4", ".aac", ".3gp", ".amr", ".webm", ".wma")
 ENDINGS = (*FORMATS, ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph", *(BY_FFMPEG if FFMPEG else ()))
+LOWEST_RATE = 1000  # samples a second; a damaged header says anything, and resampling would take for ever
+HIGHEST_RATE = 1_000_000
 LOST = 0.01  # of the power of a channel: if the mean of all has less, they cancel each other out
 # How libsndfile logs that the header promises more bytes of samples than there are.
 PROMISED = re.compile(r"(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)")
@@ -63,6 +65,8 @@ def open_sound(item: str | Path | dict, max_seconds: float) -> Iterator[soundfil
         file = converted(file, max_seconds)
     try:
         with soundfile.SoundFile(file) as sound:
+            if not LOWEST_RATE <= sound.samplerate <= HIGHEST_RATE:
+                raise ValueError(f"{sound.samplerate} samples a second")
             yield sound
     except (OSError, TypeError, ValueError, soundfile.SoundFileError) as error:
         reason = getattr(error, "error_string", "") or str(error)

@@ -23,7 +23,7 @@ from .harness.batches import (
 )
 from .harness.errors import UserError, first_few
 from .harness.files import files_in
-from .harness.labels import labelled_files
+from .harness.labels import labelled_files, labelled_media
 from .harness.opening import ADVICE, look_at, opened, readable_files, sample_of
 from .harness.splits import (
     check_shares,
@@ -35,7 +35,6 @@ from .harness.splits import (
     share_out,
     warn_of_other_data,
 )
-from .harness.tables import files_in_tables
 from .images import ENDINGS, colour, decode, describe, look, read_image
 
 
@@ -175,25 +174,33 @@ class DataModule(LightningDataModule):
         self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
-    def read(self) -> tuple[dict[str, tuple], list[str] | None]:
+    def read(self) -> tuple[dict[str, tuple], list | None]:
         """Return images and labels of each split that the data have, and groups of the training images."""
         settings = self.hparams
         if settings.path is None:
             return {"train": digits()}, None
-        groups = None
+        regression = settings.regression
+        if "facts" in vars(self):  # out of a checkpoint
+            regression = not self.classes
         if Path(settings.path).is_dir():
             found, groups = labelled_files(
                 settings.path,
                 ENDINGS,
                 target=settings.target,
-                regression=settings.regression,
+                regression=regression,
                 class_folder=settings.class_folder,
                 group=settings.group,
                 skip=settings.skip_unreadable,
                 notes=self.notes,
             )
         else:
-            found = files_in_tables(settings.path, settings.target, notes=self.notes)
+            found, groups = labelled_media(
+                settings.path,
+                target=settings.target,
+                regression=regression,
+                group=settings.group,
+                notes=self.notes,
+            )
         for split, (files, labels) in found.items():
             kept = readable_files(
                 files,
@@ -223,6 +230,7 @@ class DataModule(LightningDataModule):
             seed=settings.split_seed,
             fold=settings.fold,
             num_folds=settings.num_folds,
+            notes=self.notes,
         )
 
     @cached_property
@@ -291,7 +299,7 @@ class DataModule(LightningDataModule):
         """Return the images of a split."""
         images, labels = self.parts[split]
         if self.classes:
-            targets = torch.tensor(class_numbers(labels, self.classes, split))
+            targets = torch.from_numpy(class_numbers(labels, self.classes, split))
         else:
             targets = torch.tensor(labels, dtype=torch.float32)
         if self.hparams.path is None:
@@ -377,7 +385,7 @@ class DataModule(LightningDataModule):
         images = self.test_set
         if isinstance(images, ImageFiles):
             index = int(images.readable.nonzero()[index])
-        image = images[index][0]
+        image, _ = images[index]
         return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 

@@ -19,7 +19,16 @@ from .harness.batches import (
     drops_last,
     worker_options,
 )
-from .harness.columns import choose_columns, describe, encode, kinds_of, leave_out, note_unknown
+from .harness.columns import (
+    choose_columns,
+    describe,
+    encode,
+    kinds_of,
+    leave_out,
+    note_copies,
+    note_unknown,
+    strengths,
+)
 from .harness.errors import UserError
 from .harness.kinds import find_kinds, read_kinds
 from .harness.splits import (
@@ -131,6 +140,7 @@ class DataModule(LightningDataModule):
         self.predict_set: Dataset | None = None
         self.notes: list[str] = []  # what was found in the data, and what was made of it
         self.kinds: dict[str, dict] = {}  # what the columns are, once they are read
+        self.target = ""  # name of the column of targets
 
     @property
     def source(self) -> str:
@@ -192,8 +202,8 @@ class DataModule(LightningDataModule):
         """The rows, and their targets, of the splits "train", "val" and "test"."""
         settings = self.hparams
         tables = self.read()
-        target = find_column(tables["train"], settings.target, "target", TARGETS)
-        targets = self.find_targets(tables, target)
+        self.target = find_column(tables["train"], settings.target, "target", TARGETS)
+        targets = self.find_targets(tables, self.target)
         tables = {split: tables[split] for split in targets}
         with_target, labels = targets["train"]
         strata = labels if isinstance(labels, list) else deciles(labels)
@@ -201,7 +211,7 @@ class DataModule(LightningDataModule):
         if settings.group is not None:
             column = find_column(tables["train"], settings.group, "group", [])
             groups = texts_of(tables["train"], column)[with_target].to_list()
-        rows = self.read_rows(tables, target)
+        rows = self.read_rows(tables, self.target)
         shared = share_out(
             targets,
             strata=strata,
@@ -232,6 +242,7 @@ class DataModule(LightningDataModule):
         return {
             "classes": classes,
             "columns": describe(table, self.kinds, self.hparams.max_categories, self.notes),
+            "target": self.target,
             "target_scale": target_scale,
             "fingerprint": fingerprint(self.parts),
         }
@@ -250,6 +261,11 @@ class DataModule(LightningDataModule):
     def columns(self) -> list[dict]:
         """What is known of each column, numbers first: name, and mean and std, or the values of a text."""
         return self.facts["columns"]
+
+    @property
+    def target_name(self) -> str:
+        """Name of what is predicted, for pictures."""
+        return self.facts["target"]
 
     @property
     def target_scale(self) -> list[float]:
@@ -274,6 +290,7 @@ class DataModule(LightningDataModule):
         self.train_set = self.dataset("train")
         self.val_set = self.dataset("val")
         self.test_set = self.dataset("test")
+        note_copies(self.strengths, self.target_name, self.notes)
 
     def dataset(self, split: str) -> TableDataset:
         """Return the rows of a split."""
@@ -291,7 +308,11 @@ class DataModule(LightningDataModule):
         if self.hparams.path is None:
             return self.hparams.batch_size or 64
         world_size = 1 if self.trainer is None else self.trainer.world_size
-        return chosen_batch_size(self.hparams.batch_size, len(self.train_set), world_size, self.notes)
+        rows = len(self.train_set)
+        usual = 64
+        if rows > 10_000:
+            usual = 256 if rows < 100_000 else 1024  # an epoch of more steps would only take longer
+        return chosen_batch_size(self.hparams.batch_size, rows, world_size, self.notes, usual)
 
     @property
     def workers(self) -> dict:
@@ -360,10 +381,21 @@ class DataModule(LightningDataModule):
         self.predict_set = TableDataset(torch.from_numpy(rows), None)
         return names
 
+    @cached_property
+    def strengths(self) -> dict[str, float]:
+        """How much each column says of the target, from 1 for all to 0 for nothing, the strongest first."""
+        rows, targets = self.train_set[:10_000]
+        found: dict[str, float] = {}
+        values = strengths(rows.numpy(), targets.numpy(), self.columns, len(self.classes))
+        for place in np.argsort(-values):
+            column = self.columns[place]
+            found.setdefault(column.get("of", column["name"]), float(values[place]))
+        return found
+
     def test_example(self, index: int) -> dict:
-        """Return a row of the test split, to look at."""
+        """Return a row of the test split, to look at, with the columns first that say most of the target."""
         table, _ = self.parts["test"]
-        return table.row(index, named=True)
+        return table.select(list(self.strengths)).row(index, named=True)
 
 
 def collate(batch):

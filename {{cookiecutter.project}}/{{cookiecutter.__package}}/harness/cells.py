@@ -30,7 +30,7 @@ PLAIN = SIGN + r"(\d+\.?\d*|\.\d+)$"  # 1234.5
 THOUSANDS_COMMA = SIGN + r"[1-9]\d{0,2}(,\d{3})+(\.\d*)?$"  # 1,234,567.8
 DECIMAL_COMMA = SIGN + r"\d*,\d+$"  # 1234,5
 THOUSANDS_POINT = SIGN + r"[1-9]\d{0,2}(\.\d{3})+(,\d+)?$"  # 1.234.567,8
-GROUPS = rf"{SIGN}[1-9]\d{{0,2}}({SPACES}\d{{3}})+([.,]\d+)?$"  # 1 234 567
+GROUPS = SIGN + r"[1-9]\d{0,2}(" + SPACES + r"\d{3})+([.,]\d+)?$"  # 1 234 567
 UNIT = r"^[-+]?[\d.,]*\d\s*(\pL+[²³]?|[°%‰])$"  # 22.8%, 12 kg
 
 # How dates are written. Of two that fit all cells of a column, the first is taken, and that is said.

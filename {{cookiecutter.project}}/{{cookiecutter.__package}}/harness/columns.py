@@ -244,3 +244,47 @@ def note_unknown(table: pl.DataFrame, rows: np.ndarray, columns: list[dict], not
         notes.append(f"values never seen in training, or too rarely to be told apart: {first_few(unknown)}")
     if empty:
         notes.append(f"missing, though never in training, so the mean stands for it: {first_few(empty)}")
+
+
+def strengths(rows: np.ndarray, targets: np.ndarray, columns: list[dict], classes: int) -> np.ndarray:
+    """Return how much each column says of the targets, alone: 0 for nothing, 1 for all.
+
+    It is the share of the targets' variance that a straight line explains for numbers, and the mean of each
+    value for texts; of classes, that of the one that is explained best.
+
+    Args:
+        rows: What `encode` returns, (N, columns).
+        targets: Places of classes, or numbers, (N,).
+        columns: What the columns are.
+        classes: Number of classes, 0 for numbers to predict.
+    """
+    wanted = targets.astype(float)[:, None]
+    if classes:
+        wanted = (targets[:, None] == np.arange(classes)).astype(float)
+    wanted = wanted - wanted.mean(axis=0)
+    total = np.maximum((wanted**2).sum(axis=0), 1e-12)
+    found = np.zeros(len(columns))
+    for place, column in enumerate(columns):
+        cells = rows[:, place].astype(float)
+        if "values" in column:
+            groups = cells.astype(int)
+            sizes = np.maximum(np.bincount(groups), 1)
+            explained = np.zeros(wanted.shape[1])
+            for number in range(wanted.shape[1]):
+                explained[number] = (np.bincount(groups, wanted[:, number]) ** 2 / sizes).sum()
+        else:
+            scaled = np.nan_to_num((cells - column["mean"]) / column["std"])
+            scaled -= scaled.mean()
+            explained = (scaled @ wanted) ** 2 / max((scaled**2).sum(), 1e-12)
+        found[place] = (explained / total).max()
+    return found
+
+
+def note_copies(strengths: dict[str, float], target: str, notes: list[str]) -> None:
+    """Warn of columns that alone tell the target: it may be the same under another name."""
+    copies = [name for name, strength in strengths.items() if strength > 0.999]
+    if copies:
+        notes.append(
+            f"warning: {first_few(copies)} tells {target} in every row; if it is not known beforehand, "
+            f"leave it out: --data.ignore '[{', '.join(copies[:5])}]'"
+        )

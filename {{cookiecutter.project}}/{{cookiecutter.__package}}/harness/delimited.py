@@ -23,9 +23,13 @@ HEAD = 2**16  # bytes that are enough to recognise encoding and separator
 NO_CELL = "\x1f"  # separates nothing: each line is one cell
 UNNAMED = "column "  # and its place
 NUMBER = re.compile(r"[-+]?\d+([.,]\d+)?(e[-+]?\d+)?", re.IGNORECASE)
-LETTER = "A-Za-zÀ-ÖØ-öø-ÿ"
-# What a text in Latin-1 does not have: other letters, three accents in a row, a sign within a word.
-NOT_LATIN1 = re.compile(rf"[^\W\d_{LETTER}ªºµ]|[À-ÿ]{{3}}|[{LETTER}][^\w\s\x00-\x7f’–—][{LETTER}]")
+LETTER = "[A-Za-zÀ-ÖØ-öø-ÿ]"
+# What a text in Latin-1 does not have: other letters, three accents in a row, a word of two, or a sign within
+# a word.
+NOT_LATIN1 = re.compile(
+    r"[^\W\d_A-Za-zÀ-ÖØ-öø-ÿªºµ]|[À-ÿ]{3}"
+    rf"|(?<!{LETTER})[À-ÿ][À-ÿ](?!{LETTER})|{LETTER}[^\w\s\x00-\x7f’–—]{LETTER}"
+)
 
 
 def read_delimited(file: Path, separator: str | None, notes: list[str]) -> pl.DataFrame:

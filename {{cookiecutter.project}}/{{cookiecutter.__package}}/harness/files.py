@@ -271,7 +271,7 @@ def classes_in(
 def inner_folder(folder: Folder, notes: list[str]) -> Folder:
     """Return the folder inside, if all files are in folders of one: my_images/my_images/class."""
     inner = only_folder(folder)
-    while inner is not None:
+    while inner is not None and not inner.files:
         others = [other.name for other in folder.folders if other is not inner]
         beside = f" (nothing to read in {first_few(others, 3)})" if others else ""
         notes.append(f"all files are in the folder {inner.path}{beside}")
@@ -281,9 +281,9 @@ def inner_folder(folder: Folder, notes: list[str]) -> Folder:
 
 
 def only_folder(folder: Folder) -> Folder | None:
-    """Return the folder that all files are in, in folders of it; None if there is none."""
+    """Return the folder inside that all files are in, None if there is none."""
     full = [inner for inner in folder.folders if inner.has_files()]
-    if folder.files or len(full) != 1 or full[0].files:
+    if folder.files or len(full) != 1:
         return None
     return full[0]
 

@@ -42,34 +42,37 @@ class Column(Sequence):
 
 
 def tables_from_hub(name: str) -> dict[str, pl.DataFrame]:
-    """Return the table of each split of a data set on the hub, with names for the numbers of classes.
+    """Return the table of each split of a data set on the hub.
 
     Raises:
         UserError: If there is neither a file nor a data set of this name, or no package to read it.
     """
-    tables = {}
-    for split, table in _splits(name).items():
-        tables[split] = _in_memory(table)
-    return tables
+    return {split: with_names(table) for split, table in _splits(name).items()}
 
 
 def media_from_hub(name: str) -> dict[str, tuple[dict[str, Column], pl.DataFrame]]:
-    """Return for each split its columns of images or sounds, left on disk, and a table of the others."""
-    import datasets
-
+    """Return what `media_of` returns for each split of a data set on the hub."""
     found = {}
     for split, table in _splits(name).items():
-        media = {}
-        for column, feature in table.features.items():
-            if isinstance(feature, datasets.Image | datasets.Audio):
-                # They are decoded when a batch needs them.
-                undecoded = table.cast_column(column, type(feature)(decode=False))
-                media[column] = Column(undecoded, column)
-        found[split] = media, _in_memory(table.remove_columns(list(media)))
+        media, others = media_of(table)
+        found[split] = media, with_names(others)
     return found
 
 
-def _in_memory(table: "Table") -> pl.DataFrame:
+def media_of(table: "Table") -> tuple[dict[str, Column], "Table"]:
+    """Return the columns of images or sounds, left on disk and not decoded, and a table of the others."""
+    import datasets
+
+    media = {}
+    for column, feature in table.features.items():
+        if isinstance(feature, datasets.Image | datasets.Audio):
+            undecoded = table.cast_column(column, type(feature)(decode=False))
+            media[column] = Column(undecoded, column)
+    return media, table.remove_columns(list(media))
+
+
+def with_names(table: "Table") -> pl.DataFrame:
+    """Return a table in memory, with the names of classes that are stored as numbers."""
     columns = pl.from_arrow(table.with_format("arrow")[:])
     assert isinstance(columns, pl.DataFrame)
     for column, feature in table.features.items():

@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import polars as pl
 
 from .errors import UserError, first_few
 from .files import (
@@ -22,18 +22,17 @@ from .files import (
     place_below,
     split_of,
 )
+from .hub import media_from_hub
+from .splits import select
 from .tables import ENDINGS as TABLE_ENDINGS
-from .tables import TARGETS, find_column, read_table, texts_of
-
-if TYPE_CHECKING:
-    from polars import DataFrame, Series
+from .tables import TARGETS, find_column, read_table, read_tables, texts_of
+from .targets import find_targets
 
 LABEL_TABLES = ("metadata", "labels", "label", "annotations", "targets")  # their names without the ending
 SPLIT_COLUMNS = ("split", "subset", "partition")
-FEW = 20  # whole numbers are classes if there are at most so many of them, and
-FREQUENT = 5  # in the mean so many examples of each
 
 Labels = list[str] | np.ndarray
+Examples = tuple[Sequence, Labels]
 
 
 @dataclass
@@ -47,17 +46,16 @@ class LabelTable:
     """
 
     path: str
-    rows: "DataFrame"
+    rows: pl.DataFrame
     files: list[str]
 
     @property
     def name(self) -> str:
         return Path(self.path).name
 
-    def select(self, kept: np.ndarray) -> "LabelTable":
-        """Return the rows for which `kept`, bool (N,), is True."""
-        files = [self.files[index] for index in np.flatnonzero(kept).tolist()]
-        return LabelTable(self.path, self.rows.filter(kept), files)
+    def select(self, rows: np.ndarray) -> "LabelTable":
+        """Return some of the rows, by their indices."""
+        return LabelTable(self.path, self.rows[rows], select(self.files, rows))
 
 
 def labelled_files(
@@ -70,7 +68,7 @@ def labelled_files(
     group: str | None,
     skip: bool,
     notes: list[str],
-) -> tuple[dict[str, tuple[list[str], Labels]], list[str] | None]:
+) -> tuple[dict[str, Examples], list[str | None] | None]:
     """Return files and labels of each split, and the group of each training file if groups are asked for.
 
     The labels are in a table such as labels.csv, beside the files or above them, with a column that names
@@ -80,7 +78,7 @@ def labelled_files(
         root: The folder.
         endings: Those of the files that are wanted.
         target: Column of the labels; None: the one that is called so, or the only one beside the files.
-        regression: Whether the labels are numbers; None: as `are_numbers` decides.
+        regression: Whether the labels are numbers; None: of those in a table as `find_targets` decides.
         class_folder: Where folders lie in folders, whether the "outer" or the "inner" one names the class.
         group: Column of the groups, or a regular expression that finds them in the paths of the files.
         skip: Whether to leave out rows that name files which do not exist.
@@ -93,28 +91,81 @@ def labelled_files(
     tables = tables_of_labels(top, skip, notes)
     note_others(top, [table.path for table in tables.values()], notes)
     if not tables:
-        found: dict[str, tuple[list[str], Labels]] = {}
+        found: dict[str, Examples] = {}
         for split, (files, names) in classes_in(top, class_folder, notes).items():
-            found[split] = files, numbers_in(names, files) if regression else names
+            found[split] = files, folder_numbers(names, root) if regression else names
         groups = groups_of(found["train"][0], root, group) if group else None
         return found, groups
 
     label = label_column(tables["train"], target, notes)
     tables = by_split_column(tables, label, notes)
-    for split, table in tables.items():
-        tables[split] = with_labels(table, label, notes)
-    train = tables["train"]
-    numbers = are_numbers(train.rows[label], regression, notes)
     found = {}
-    for split, table in tables.items():
-        labels = class_labels(table.rows, label)
-        found[split] = table.files, numbers_in(labels, table.files) if numbers else labels
+    for split, (rows, labels) in targets_of(tables, label, regression, notes).items():
+        tables[split] = tables[split].select(rows)
+        found[split] = tables[split].files, labels
+    train = tables["train"]
     groups = None
     if group in train.rows.columns:
-        groups = texts_of(train.rows, str(group)).fill_null("").to_list()
+        groups = texts_of(train.rows, str(group)).to_list()
     elif group is not None:
         groups = groups_of(train.files, root, group)
     return found, groups
+
+
+def labelled_media(
+    path: str, *, target: str | None, regression: bool | None, group: str | None, notes: list[str]
+) -> tuple[dict[str, Examples], list[str | None] | None]:
+    """Return what `labelled_files` returns, for images or sounds that a table contains.
+
+    Each of them is a dict of its content, "bytes", and of its name, "path".
+
+    Args:
+        path: A table, a folder of tables, or the name of a data set on the Hugging Face hub.
+        target: Column of the labels; None: the one that is called so.
+        regression: Whether the labels are numbers; None: as `find_targets` decides.
+        group: Column of the groups.
+        notes: What was found is appended to it.
+
+    Raises:
+        UserError: If there are none, or more than one column of them.
+    """
+    media: dict[str, Mapping[str, Sequence]] = {}
+    tables: dict[str, pl.DataFrame] = {}
+    if Path(path).exists():
+        for split, table in read_tables(path, notes=notes).items():
+            media[split], tables[split] = media_in(table), table
+    else:
+        for split, (columns, table) in media_from_hub(path).items():
+            media[split], tables[split] = columns, table
+    for columns in media.values():
+        if not columns:
+            raise UserError(
+                f"{path} contains no images or sounds; give a folder that has a folder for each class"
+            )
+        if len(columns) > 1:
+            raise UserError(
+                f"{path} has several columns of images or sounds ({first_few(columns)}); keep one"
+            )
+    label = find_column(tables["train"], target, "target", TARGETS)
+    found: dict[str, Examples] = {}
+    groups = None
+    targets = find_targets(tables, label, path, regression=regression, decimal=None, missing=[], notes=notes)
+    for split, (rows, labels) in targets.items():
+        (files,) = media[split].values()
+        found[split] = select(files, rows), labels
+        if group is not None and split == "train":
+            column = find_column(tables["train"], group, "group", [])
+            groups = texts_of(tables["train"], column)[rows].to_list()
+    return found, groups
+
+
+def media_in(table: pl.DataFrame) -> dict[str, pl.Series]:
+    """Return the columns whose cells have the content of a file and its name, as `datasets` writes them."""
+    media = {}
+    for name, kind in table.schema.items():
+        if isinstance(kind, pl.Struct) and {"bytes", "path"} <= {field.name for field in kind.fields}:
+            media[name] = table[name]
+    return media
 
 
 def tables_of_labels(top: Folder, skip: bool, notes: list[str]) -> dict[str, LabelTable]:
@@ -203,7 +254,7 @@ def rows_of_files(path: str, folder: Folder, skip: bool, notes: list[str]) -> La
         notes.append(f"{Path(path).name} is not used: none of its columns names files")
         return None
     names = texts_of(rows, column).to_list()
-    known = np.array([place is not None for place in places])
+    known = np.flatnonzero([place is not None for place in places])
     table = LabelTable(path, rows.drop(column), [place or "" for place in places]).select(known)
     lost = [name for name, place in zip(names, places, strict=True) if place is None]
     if lost and not skip:
@@ -220,7 +271,7 @@ def rows_of_files(path: str, folder: Folder, skip: bool, notes: list[str]) -> La
     return table
 
 
-def files_named_by(rows: "DataFrame", files: list[str], root: str) -> tuple[str | None, list[str | None]]:
+def files_named_by(rows: pl.DataFrame, files: list[str], root: str) -> tuple[str | None, list[str | None]]:
     """Return the column that names files below a folder, and the path of each; None if there is none.
 
     The names may be paths below the folder, names of files wherever these are, or those without ending.
@@ -280,7 +331,7 @@ def without_repeats(table: LabelTable) -> LabelTable:
                 f"({len(repeated)} have more)"
             )
         kept[index] = rows[file] is row
-    return table.select(kept)
+    return table.select(np.flatnonzero(kept))
 
 
 def label_column(table: LabelTable, target: str | None, notes: list[str]) -> str:
@@ -304,75 +355,34 @@ def by_split_column(tables: dict[str, LabelTable], label: str, notes: list[str])
             if "none" in names or "train" not in names:
                 continue
             notes.append(f"the splits are those in the column {column} of {table.name}")
-            return {split: table.select(np.array(names) == split) for split in dict.fromkeys(names)}
+            return {
+                split: table.select(np.flatnonzero(np.array(names) == split))
+                for split in dict.fromkeys(names)
+            }
     return tables
 
 
-def with_labels(table: LabelTable, label: str, notes: list[str]) -> LabelTable:
-    """Return the rows that have a label.
+def targets_of(
+    tables: dict[str, LabelTable], label: str, regression: bool | None, notes: list[str]
+) -> dict[str, tuple[np.ndarray, Labels]]:
+    """Return for each split the rows that have a label, and the labels, as `find_targets` does."""
+    rows = {split: table.rows for split, table in tables.items()}
+    path = tables["train"].path
+    return find_targets(rows, label, path, regression=regression, decimal=None, missing=[], notes=notes)
+
+
+def folder_numbers(names: list[str], root: str) -> np.ndarray:
+    """Return the names of class folders as numbers (N,).
 
     Raises:
-        UserError: If there is no such column, or no row has one.
+        UserError: If one is no number.
     """
-    if label not in table.rows.columns:
-        raise UserError(f"{table.path}: there is no column {label}, only {first_few(table.rows.columns)}")
-    known = texts_of(table.rows, label).is_not_null().to_numpy()
-    missing = len(known) - int(known.sum())
-    if missing == len(known):
-        raise UserError(f"{table.path}: the column {label} is empty")
-    if not missing:
-        return table
-    notes.append(f"{table.name}: {missing} of {len(known)} rows have no {label} and are left out")
-    return table.select(known)
-
-
-def are_numbers(values: "Series", regression: bool | None, notes: list[str]) -> bool:
-    """Return whether to predict numbers: as it is set, or else if the labels are many numbers.
-
-    Numbers with decimals are numbers; whole ones are classes if they are few, and each is frequent.
-    """
-    if regression is not None:
-        return regression
-    if not values.dtype.is_numeric():
-        return False
-    if not bool((values % 1 == 0).all()):
-        return True
-    different = values.n_unique()
-    if different <= FEW and len(values) >= FREQUENT * different:
-        notes.append(f"{values.name}: {different} different numbers are classes; else --data.regression true")
-        return False
-    notes.append(f"{values.name} is predicted as a number, not as a class; else --data.regression false")
-    return True
-
-
-def class_labels(rows: "DataFrame", label: str) -> list[str]:
-    """Return the labels as names of classes; numbers that are whole without decimals: 1, not 1.0."""
-    values = rows[label]
-    if values.dtype.is_float() and bool((values % 1 == 0).all()):
-        return values.cast(int).cast(str).to_list()
-    return texts_of(rows, label).to_list()
-
-
-def numbers_in(labels: Sequence[str], files: Sequence[str]) -> np.ndarray:
-    """Return labels as numbers (N,).
-
-    Raises:
-        UserError: If one is not a finite number.
-    """
-    try:
-        numbers = np.array(labels, dtype=float)
-    except ValueError:
-        numbers = np.array([])
-    if len(numbers) == len(labels) and np.isfinite(numbers).all():
-        return numbers
-    for label, file in zip(labels, files, strict=True):
-        if not is_finite(label):
-            raise UserError(f"data.regression: the label of {file} is {label}, not a number")
-    raise AssertionError("unreachable")
-
-
-def is_finite(label: str) -> bool:
-    try:
-        return bool(np.isfinite(float(label)))
-    except ValueError:
-        return False
+    numbers = {}
+    for name in dict.fromkeys(names):
+        try:
+            numbers[name] = float(name)
+        except ValueError as error:
+            raise UserError(
+                f"data.regression true: the folder {name} in {root} is not called by a number"
+            ) from error
+    return np.array([numbers[name] for name in names])

@@ -75,7 +75,7 @@ def look_at(files: list, look: Callable, skip: bool) -> list:
 
 def readable_files(
     files: Sequence, look: Callable, *, check: bool | None, skip: bool, notes: list[str]
-) -> list[int] | None:
+) -> np.ndarray | None:
     """Return the indices of the files that can be read, None if that is all of them or is not known.
 
     Args:
@@ -112,7 +112,7 @@ def readable_files(
     if not (skip and kept):
         raise UserError(unreadable_of(problems, len(files)))
     notes.append(f"{len(problems)} of {len(files)} files cannot be read and are left out: {listed(problems)}")
-    return kept
+    return np.array(kept)
 
 
 class Attempts(Dataset):

@@ -25,6 +25,7 @@ from .tracking import LOST
 MOST_CLASSES = 100  # in the confusion matrix of W&B: 1,000 take 40 s
 MOST_NAMES = 30  # of classes in our own: more could not be read
 EXAMPLES = 50
+CELLS = 6  # of a row, in a picture: the first ones
 
 no_formulas = matplotlib.rc_context({"text.parse_math": False})  # a "$" in a text begins none
 
@@ -34,7 +35,7 @@ class TestPictures(Quiet):
 
     There are pictures if there is one test loader, `test_step` returns `scores` (B, num_classes), or
     predicted numbers (B, 1), and `target` (B,), and the data module has `test_example` and `classes`, which
-    are none for numbers.
+    are none for numbers. `target_name` names what is predicted.
 
     Attributes:
         drawn: The pictures that there are.
@@ -124,7 +125,8 @@ class TestPictures(Quiet):
     ) -> None:
         """Show predictions over targets, and examples, those with the largest errors first."""
         run = Path(trainer.default_root_dir)
-        self.drawn.append(draw_predictions(run, prediction.numpy(), target.numpy()))
+        name = getattr(trainer.datamodule, "target_name", "target")
+        self.drawn.append(draw_predictions(run, prediction.numpy(), target.numpy(), name))
         error = prediction - target
         numbers = [target.tolist(), prediction.tolist(), error.tolist()]
         examples = worst_examples(trainer, index, error.abs(), numbers)
@@ -275,11 +277,20 @@ def draw_confusion_matrix(run: Path, matrix: np.ndarray, classes: list[str]) -> 
     return picture
 
 
+def short(value: Any) -> str:
+    """Return the cell of a row in few letters."""
+    if value is None:
+        return "–"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)[:12]
+
+
 @no_formulas
-def draw_predictions(run: Path, prediction: np.ndarray, target: np.ndarray) -> Path:
-    """Draw a point for each example; those predicted right lie on the line."""
+def draw_predictions(run: Path, prediction: np.ndarray, target: np.ndarray, name: str) -> Path:
+    """Draw a point for each example; those predicted right lie on the line. `name` is that of the target."""
     figure = Figure(figsize=(6, 6), layout="constrained")
-    axes = figure.add_subplot(xlabel="target", ylabel="prediction", aspect="equal")
+    axes = figure.add_subplot(xlabel=name, ylabel=f"prediction of {name}", aspect="equal")
     axes.axline((target.mean(), target.mean()), slope=1, color="black", linewidth=0.8)
     axes.plot(target, prediction, "o", alpha=0.5)
     picture = run / "predictions.png"
@@ -315,7 +326,7 @@ def draw_example(axes: Axes, example: Any) -> None:
         axes.set_ylabel("kHz", fontsize=7)
         axes.tick_params(labelsize=7)
     elif isinstance(example, dict):
-        cells = [f"{name[:20]}: {str(value)[:12]}" for name, value in example.items()]
-        axes.text(0, 0.5, "\n".join(cells[:9]), va="center", fontsize=7)
+        cells = [f"{name[:16]}: {short(value)}" for name, value in list(example.items())[:CELLS]]
+        axes.text(0, 0.5, "\n".join(cells), va="center", fontsize=9)
     else:
         axes.text(0.5, 0.5, fill(str(example)[:180], 20), ha="center", va="center")

@@ -9,14 +9,12 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 
 from .delimited import UNNAMED, as_utf8, looks_like_table, read_delimited
 from .errors import UserError, first_few
 from .files import SPLIT_NAMES, files_in
-from .hub import class_names_of, media_from_hub, tables_from_hub
-from .splits import select
+from .hub import class_names_of, tables_from_hub
 
 TEXTS = (".csv", ".tsv", ".tab", ".csv.gz", ".tsv.gz", ".tab.gz")
 JSONS = (".json", ".jsonl", ".ndjson", ".json.gz", ".jsonl.gz", ".ndjson.gz")
@@ -161,50 +159,6 @@ def texts_of(table: pl.DataFrame, column: str) -> pl.Series:
     return texts.replace("", None)
 
 
-def files_in_tables(
-    path: str, target: str | None, *, notes: list[str]
-) -> dict[str, tuple[Sequence, list[str]]]:
-    """Return for each split the images or sounds that its table contains, and their labels.
-
-    Each image or sound is a dict of its content, "bytes", and of its name, "path".
-
-    Raises:
-        UserError: If it contains none, or more than one column of them.
-    """
-    if Path(path).exists():
-        found = {}
-        for split, table in read_tables(path, notes=notes).items():
-            found[split] = _media_in(table), table
-    else:
-        found = media_from_hub(path)
-    examples: dict[str, tuple[Sequence, list[str]]] = {}
-    for split, (media, table) in found.items():
-        if not media:
-            raise UserError(
-                f"{path} contains no images or sounds; give a folder that has a folder for each class"
-            )
-        if len(media) > 1:
-            raise UserError(f"{path} has several columns of images or sounds ({', '.join(media)}); keep one")
-        (files,) = media.values()
-        column = find_column(table, target, "target", TARGETS)
-        labels = texts_of(table, column)
-        known = np.flatnonzero(labels.is_not_null().to_numpy())
-        if len(known) < len(labels):
-            notes.append(f"{path}: {len(labels) - len(known)} examples without {column} are left out")
-            files = select(files, known)
-        examples[split] = files, labels.drop_nulls().to_list()
-    return examples
-
-
-def _media_in(table: pl.DataFrame) -> dict[str, Sequence]:
-    """Return the columns whose cells have the content of a file and its name, as `datasets` writes them."""
-    media = {}
-    for name, kind in table.schema.items():
-        if isinstance(kind, pl.Struct) and {"bytes", "path"} <= {field.name for field in kind.fields}:
-            media[name] = table[name]
-    return media
-
-
 def _read_file(file: Path, separator: str | None, notes: list[str]) -> pl.DataFrame:
     kind = ending(file)
     if kind is None and not looks_like_table(file):
@@ -235,9 +189,12 @@ def read_json(file: Path) -> pl.DataFrame:
     if content.startswith(b"["):
         return pl.read_json(content, infer_schema_length=None)
     try:
-        return pl.read_ndjson(content, infer_schema_length=None)
+        table = pl.read_ndjson(content, infer_schema_length=None)
     except pl.exceptions.PolarsError:
-        columns = json.loads(content)
+        table = pl.DataFrame()
+    if table.height > 1 or not (table.is_empty() or any(kind.is_nested() for kind in table.dtypes)):
+        return table
+    columns = json.loads(content)
     if len(columns) == 1:
         (columns,) = columns.values()  # such as {"data": [...]}
     if isinstance(columns, list):
@@ -268,10 +225,13 @@ def read_excel(file: Path, notes: list[str]) -> pl.DataFrame:
         import fastexcel
     except ModuleNotFoundError as error:
         raise UserError(f"{file} needs a package: pip install fastexcel; or save it as CSV") from error
-    sheets = fastexcel.read_excel(file).sheet_names
+    try:
+        sheets = fastexcel.read_excel(file).sheet_names
+        table = pl.read_excel(file, infer_schema_length=None)
+    except fastexcel.FastExcelError as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0][:200]}") from error
     if len(sheets) > 1:
         notes.append(f"{file.name}: the sheet {sheets[0]} is read; {first_few(sheets[1:])} not")
-    table = pl.read_excel(file, infer_schema_length=None)
     return table
 
 
