@@ -96,7 +96,7 @@ def share_out(
     if notes is not None:
         notes += descriptions(parts, list(examples), fold, num_folds)
         if groups is not None:
-            notes.append(f"groups: {members.max() + 1}, each in one split")
+            notes.append(described_groups(groups, members.max() + 1))
     return parts
 
 
@@ -296,6 +296,14 @@ def descriptions(
         if lacking:
             found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}: there are too few")
     return found
+
+
+def described_groups(groups: Sequence, count: int) -> str:
+    """Return a sentence on the groups of the examples."""
+    alone = sum(group is None for group in groups)
+    if alone:
+        return f"groups: {count}, each in one split; {alone} of them are examples without a group"
+    return f"groups: {count}, each in one split"
 
 
 def encode(values: Sequence) -> tuple[Sequence, np.ndarray]:
