@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 # Where a run lies and how W&B shows it says nothing of what was trained.
-NO_DIFFERENCE = ("trainer.default_root_dir", "tracking.name", "tracking.notes")
+NO_DIFFERENCE = ("trainer.default_root_dir", "tracking.name", "tracking.notes", "tracking.tags")
 ENDED = ("finished", "stopped early")  # how the state of a run begins whose numbers can be compared
 
 Row = dict[str, Any]
