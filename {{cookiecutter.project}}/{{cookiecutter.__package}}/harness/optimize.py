@@ -14,6 +14,7 @@ from .sweep import Choice, Sweep
 if TYPE_CHECKING:
     from .search import Trial
 
+LEAST_TRIALS = 5  # of which something can be said about importances
 MISSING = "Optuna is not installed: pip install optuna"
 
 
@@ -101,10 +102,11 @@ def draw_search(
     from matplotlib.figure import Figure
 
     shares: dict[str, float] = {}
-    try:
-        shares = importances(sweep, maximize, trials, histories)
-    except ModuleNotFoundError:
-        print(f"without importances of the settings: {MISSING}")
+    if len(trials) >= LEAST_TRIALS and len(sweep.searched()) > 1:
+        try:
+            shares = importances(sweep, maximize, trials, histories)
+        except ModuleNotFoundError:
+            print(f"the picture is without the importances of the settings: {MISSING}")
     figure = Figure(figsize=(12 if shares else 6, 4), layout="constrained")
     axes = figure.add_subplot(1, 2 if shares else 1, 1, xlabel="trial", ylabel=metric)
     numbers = []
