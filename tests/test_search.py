@@ -89,6 +89,12 @@ def search(project: Path, home: Path, command: str, code: int = 0) -> str:
     return out
 
 
+def compare(project: Path, home: Path, flags: str) -> str:
+    """Return what runs.py prints."""
+    command = [sys.executable, "runs.py", *flags.split()]
+    return subprocess.check_output(command, cwd=project, env=environment(home), text=True)
+
+
 def wait_for(condition, seconds: float = 60) -> None:
     end = time.monotonic() + seconds
     while not condition():
@@ -287,8 +293,7 @@ def test_hyperband_ends_trials_early(project, home, runs):
     rows = [len((run / "metrics.csv").read_text().splitlines()) for run in sorted(runs.glob("2*"))]
     assert rows[:2] == [20, 20]
     assert max(rows[2:]) < 20
-    table = run(project, "runs.py", home=home).out
-    assert table.count("pruned at step") == 2
+    assert compare(project, home, "").count("pruned at step") == 2
 
 
 def test_several_processes_share_a_search(project, home, runs):
@@ -401,7 +406,7 @@ def test_folds_killed_in_the_middle_are_as_if_nothing_had_been(project, home, ru
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     (killed,) = runs.glob("2*-folds-0")
-    assert "killed at step" in run(project, "runs.py", home=home).out
+    assert "killed at step" in compare(project, home, "")
     search(project, home, command)
     done = run(project, f"train.py {flags} --data.num_folds 5 --data.fold 0", home=home)
     assert done.code == 0, done.err
@@ -412,7 +417,7 @@ def test_folds_killed_in_the_middle_are_as_if_nothing_had_been(project, home, ru
         for path in (killed, ordinary)
     )
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    group = run(project, "runs.py --group folds --csv", home=home).out.splitlines()
+    group = compare(project, home, "--group folds --csv").splitlines()
     names, values = (line.split(",") for line in group)
     row = dict(zip(names, values, strict=True))
     assert (row["tracking.group"], row["runs"]) == ("folds", "2")

@@ -88,7 +88,7 @@ def draw_comparison(runs: Runs, picture: Path) -> Path | None:
     columns = min(len(charts), 3)
     rows = -(-len(charts) // columns)  # rounded up
     with no_formulas:
-        figure = Figure(figsize=(5 * columns, 4 * rows + 0.25 * len(drawn) + 0.3), layout="constrained")
+        figure = Figure(figsize=(5 * columns, 4 * rows + 0.25 * len(drawn) + 0.6), layout="constrained")
         for number_of_chart, (metric, lines) in enumerate(charts.items(), start=1):
             axes = figure.add_subplot(rows, columns, number_of_chart, xlabel="step", title=metric)
             for place, stage, curve in lines:
@@ -98,7 +98,8 @@ def draw_comparison(runs: Runs, picture: Path) -> Path | None:
         handles = []
         for place in range(len(drawn)):
             handles += axes.plot([], [], color=f"C{place}" if len(drawn) <= 10 else color(place))
-        figure.legend(handles, labels, loc="outside lower left", fontsize="small")
+        title = "dashed: in training"
+        figure.legend(handles, labels, loc="outside lower left", fontsize="small", title=title)
         figure.savefig(picture)
     return picture
 
@@ -114,5 +115,6 @@ def label(run: Run, settings: list[str]) -> str:
     """Return what tells a run from the others: its id, and the settings in which they differ."""
     words = [run.id]
     for name in settings[:6]:
-        words.append(f"{name}={shown(name, run.value(name))}")
+        if run.value(name) is not None:
+            words.append(f"{name}={shown(name, run.value(name))}")
     return "  ".join(words)
