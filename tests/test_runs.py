@@ -156,7 +156,7 @@ def test_choosing_sorting_and_columns(trained, home):
 
 def test_mistakes_are_one_line(trained, home):
     expected = {
-        "--sort test/accuracy": "test/accuracy is neither a setting nor a metric of these runs; metrics: val/",
+        "--sort test/accuracy": "test/accuracy is neither a setting nor a metric of these runs; metrics: ",
         "--filter model.lr": "--filter takes NAME=VALUE, such as model.lr=0.01 (got model.lr)",
         "--columns model.learning_rate": "model.learning_rate is neither a setting nor a metric",
         "--last 0": "--last must be 1 or more (got 0)",
