@@ -266,6 +266,16 @@ def test_what_can_be_deleted_is_shown_and_deleted_only_with_yes(copy, home):
     assert "0.0 MB  in all" in runs(copy, home, "--prune").out
 
 
+def test_a_start_with_the_id_of_another_leaves_its_folder_alone(copy, home):
+    """Both may begin in the same second: the one that comes second fails, and removes nothing."""
+    (copy / "runs" / "twin" / "checkpoints").mkdir(parents=True)
+    with FileLock(copy / "runs" / "twin" / ".lock"):
+        done = run(copy, f"train.py {FEW}", home=home, variables={**DISABLED, "WANDB_RUN_ID": "twin"})
+    assert done.code == 1
+    assert "another process is training" in done.err
+    assert (copy / "runs" / "twin" / "checkpoints").is_dir()
+
+
 def test_a_resumed_run_adds_up_its_time(copy, home):
     folder = copy / "runs" / "killed"
     before = {row["id"]: float(row["seconds"]) for row in table(copy, home)}["killed"]
@@ -276,6 +286,18 @@ def test_a_resumed_run_adds_up_its_time(copy, home):
     assert state["seconds"] > before
     (row,) = table(copy, home, "killed")
     assert row["state"] == "finished"
+
+
+@pytest.mark.parametrize("script", ["runs.py", "search.py"])
+def test_it_starts_without_what_takes_seconds_to_import(trained, home, script):
+    hide = "import sys, runpy; sys.argv = sys.argv[1:]\n"
+    hide += "for name in ('torch', 'lightning', 'wandb', 'pandas', 'matplotlib', 'optuna', 'numpy'):\n"
+    hide += "    sys.modules[name] = None\n"
+    hide += "runpy.run_path(sys.argv[0], run_name='__main__')"
+    command = [sys.executable, "-c", hide, script, *([] if script == "runs.py" else ["--help"])]
+    done = subprocess.run(command, cwd=trained, env=environment(home), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ("killed at step" if script == "runs.py" else "--trials N") in done.stdout
 
 
 def test_a_thousand_runs_take_less_than_two_seconds(copy, home):

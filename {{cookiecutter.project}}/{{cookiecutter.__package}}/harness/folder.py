@@ -89,9 +89,10 @@ class RunFolder:
             self.lock = None
 
     def discard(self) -> None:
-        """Remove the folder of a run that has not done a step."""
-        self.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder of a run that has not done a step, unless it is that of another process."""
+        if self.lock is not None:
+            self.release()
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def note(self, **state: object) -> None:
         """Record in state.yaml how far the run has come: why its training ended, whether it is finished."""

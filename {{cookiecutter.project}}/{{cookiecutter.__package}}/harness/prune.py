@@ -67,13 +67,12 @@ def delete(found: list[Deletable]) -> int:
         except Timeout:
             print(f"kept, because it is running now: {shortened(str(one.path))}")
             continue
-        try:
-            free += one.size
-            if one.path.is_dir():
-                shutil.rmtree(one.path)
-            else:
-                one.path.unlink()
-        finally:
+        free += one.size
+        if one.path.is_dir():
+            lock.release()  # Windows does not delete a file that is open
+            shutil.rmtree(one.path)
+        else:
+            one.path.unlink()
             lock.release()
     return free
 

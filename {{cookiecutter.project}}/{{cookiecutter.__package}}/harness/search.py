@@ -248,8 +248,12 @@ class Search:
                         active.remove(running)
                         self.report(running.trial)
         finally:
+            if active:
+                print("stopping: the trials that run are saved; the same command continues them", flush=True)
             for running in active:
-                running.stop()
+                running.ask_to_stop()
+            for running in active:
+                running.wait()
 
     def report(self, trial: Trial) -> None:
         """Print the line of a trial that is over."""
@@ -265,12 +269,12 @@ class Search:
             words.append(f"{trial.reason}; the same command continues it")
         else:
             self.failures = 0
-            if value is None:
+            if value is None and self.sweep.metric is not None:
                 raise UserError(
                     f"{self.run_of(trial)} has no {self.metric}, which the search needs; it has "
                     f"{first_few(logged_names(self.run_of(trial)), 10)}: name one of these as metric"
                 )
-            words.append(f"{self.metric} {number(value)}")
+            words.append("finished" if value is None else f"{self.metric} {number(value)}")
             if trial.end == "pruned":
                 words.append(f"(ended after {trial.reason})")
         best = self.best(self.trials())
@@ -419,10 +423,14 @@ class RunningTrial:
             return "it printed nothing"
         return (errors or lines)[-1].removeprefix("error: ")[:400]
 
-    def stop(self) -> None:
-        """Let the run save, and wait for it; the search ends before its time."""
+    def ask_to_stop(self) -> None:
+        """Let the run save and leave: the search ends before its time."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
+
+    def wait(self) -> None:
+        """Wait until the run has left, and let others have the trial."""
+        if self.process is not None:
             self.process.wait()
         self.lock.release()
 
