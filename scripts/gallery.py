@@ -45,7 +45,7 @@ PICTURES = {
     "predictions": 330,
     "examples": 500,
 }  # and their width [pixels]
-LEET_KEYS = "[/n/loss$|n/acc$|n/grad|lr|val/\r"  # close the list of runs, choose charts
+LEET_KEYS = "s ]/n/loss$|n/acc$|n/grad|lr|val/\r"  # add the second run, close the overview, choose charts
 PACKAGES = ("torch", "lightning", "torchmetrics", "wandb")
 
 
@@ -130,6 +130,7 @@ def example(name: str, task: str, flags: str, folder: Path) -> str:
     (run,) = [file.parent for file in (project / "runs").glob("*/config.yaml")]
     if name == "image":
         picture(screen, command, DOCS / "train.svg")
+        play("python train.py --model.width 16", project, 110, 80)  # a second run beside it
         leet = "wandb leet runs/wandb"
         picture(play(leet, project, 130, 24, LEET_KEYS), leet, DOCS / "leet.svg")
     shown = []

@@ -260,8 +260,10 @@ def test_a_sweep(project, home):
     assert [name for name in sweep["parameters"] if f"--{name} " not in help_text] == []
     assert sweep["metric"] == {"name": "val/loss", "goal": "minimize"}
     small = {"trainer.max_epochs": {"value": 1}, "trainer.limit_train_batches": {"value": 2}}
-    grid = {"method": "grid", "parameters": {"model.width": {"values": [4, 6]}, **small}}
-    (project / "sweep.yaml").write_text(yaml.safe_dump(sweep | grid))
+    nested = {"model": {"parameters": {"lr": {"values": ["1e-2"]}, "dropout": {"value": 0.0}}}}
+    grid = {"method": "grid", "parameters": {**nested, "model.width": {"values": [4, 6]}, **small}}
+    (project / "sweep.yaml").write_text(yaml.safe_dump(sweep | grid, sort_keys=False))
+    before = runs(project)
     with WandbServer() as server:
         output = call(project, home, "wandb sweep sweep.yaml", login(server))
         agent = re.search(r"wandb agent \S+$", output, re.MULTILINE)[0]
@@ -276,6 +278,29 @@ def test_a_sweep(project, home):
         assert any("val/loss" in line for line in record.history)
         settings = yaml.safe_load((project / "runs" / name / "config.yaml").read_text())
         assert settings["model"]["width"] == width
+    there = runs(project) - before
+    done = subprocess.run(
+        [sys.executable, "search.py", "sweep.yaml", "--trials", "20", "--jobs", "2"],
+        cwd=project,
+        env=environment(home) | OFFLINE,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=200,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    here = runs(project) - before - there
+    assert settings_of(here) == settings_of(there)
+    assert all(len(recordings(folder)) == 1 for folder in here)
+
+
+def settings_of(folders: set[Path]) -> list[str]:
+    """Return the settings of runs, but for the name of the sweep, in an order of their own."""
+    found = []
+    for folder in folders:
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        settings["tracking"] |= {"group": None, "tags": None}
+        found.append(yaml.safe_dump(settings))
+    return sorted(found)
 
 
 @pytest.mark.parametrize(

@@ -165,7 +165,7 @@ class WandbServer(ThreadingHTTPServer):
         """Return a command for each point of the grid that the sweep's parameters span."""
         config = yaml.safe_load(self.sweeps[sweep])
         names, parameters = zip(*config["parameters"].items(), strict=True)
-        points = itertools.product(*(each.get("values", [each.get("value")]) for each in parameters))
+        points = itertools.product(*map(values_of, parameters))
         command = {"type": "run", "program": config["program"]}
         return [
             {
@@ -175,6 +175,17 @@ class WandbServer(ThreadingHTTPServer):
             }
             for n, point in enumerate(points)
         ]
+
+
+def values_of(parameter: dict) -> list:
+    """Return the values of a parameter; nested ones are values of a dict, as W&B has it."""
+    if "parameters" not in parameter:
+        return parameter.get("values", [parameter.get("value")])
+    nested = parameter["parameters"]
+    return [
+        dict(zip(nested, values, strict=True))
+        for values in itertools.product(*map(values_of, nested.values()))
+    ]
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,10 +1,11 @@
 """The machinery around data, network and model: it knows nothing of the task."""
-# ruff: noqa: E402, I001
+# ruff: noqa: I001
 
 import gc
 import logging
 import sys
 import warnings
+from pathlib import Path
 from types import TracebackType
 
 
@@ -18,15 +19,19 @@ def without_traceback_of_ctrl_c(
 
 sys.excepthook = without_traceback_of_ctrl_c
 
+# These only read what runs have left, and start other scripts: without PyTorch they begin at once.
+LIGHT_SCRIPTS = ("runs.py", "search.py")
+
 # Imports make a million objects and no garbage: looking for it would take a second. wandb comes before
 # lightning, because it goes through all modules there are, and lightning before the rest, because typing
 # keeps the first order of Union[int, float]: after others, a setting that may be both would read 1 as 1.0.
-gc.disable()
-import wandb.apis.public  # noqa: F401
-import lightning  # noqa: F401
+if Path(sys.argv[0]).name not in LIGHT_SCRIPTS:
+    gc.disable()
+    import wandb.apis.public  # noqa: F401
+    import lightning  # noqa: F401
 
-gc.freeze()
-gc.enable()
+    gc.freeze()
+    gc.enable()
 
 # What Lightning says and no user can act on.
 WARNINGS = (

@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -198,6 +199,18 @@ def refuse_nan(trainer: Trainer) -> None:
             raise UserError(
                 f"the weights are not finite at step {trainer.global_step}; find the operation with {find}"
             )
+
+
+def refuse_full_disk(folder: Path, model: LightningModule) -> None:
+    """Raise a UserError if two checkpoints, with both moments of Adam, would not fit on the disk."""
+    size = 0
+    for parameter in model.parameters():
+        if not is_lazy(parameter):
+            size += parameter.nbytes
+    needed = 6 * size >> 20
+    free = shutil.disk_usage(folder).free >> 20
+    if free < needed:
+        raise UserError(f"{free} MB are free in {folder}, but two checkpoints need {needed} MB")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

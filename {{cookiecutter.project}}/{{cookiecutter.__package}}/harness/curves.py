@@ -7,22 +7,12 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .metrics import read_metrics
+from .records import Curve, read_curves, split_name
 
-# The first word of a metric's name says what it was measured on.
-STAGES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-}
 # How the training was done, not what came of it.
 NO_RESULT = re.compile(r"epoch|step|(lr|learning_rate|grad_norm)\d*|lr-.*|time/.*")
 MOST_CHARTS = 24
 
-Curve = list[tuple[int, float]]  # steps and values
 Charts = dict[str, dict[str, Curve]]  # the curves of each metric, by what they were measured on
 
 no_formulas = matplotlib.rc_context({"text.parse_math": False})  # a "$" in a name begins none
@@ -58,14 +48,6 @@ def draw_chart(axes: Axes, metric: str, curves: dict[str, Curve]) -> None:
         axes.legend()
 
 
-def read_curves(metrics: Path) -> dict[str, Curve]:
-    """Return steps and values of each name in a `metrics.csv`."""
-    curves: dict[str, Curve] = {}
-    for step, name, value in read_metrics(metrics):
-        curves.setdefault(name, []).append((step, value))
-    return curves
-
-
 def arrange(curves: dict[str, Curve]) -> Charts:
     """Put the curves of each metric together, whatever the style of their names.
 
@@ -96,21 +78,3 @@ def arrange(curves: dict[str, Curve]) -> Charts:
 def is_alone(chart: tuple[str, dict[str, Curve]]) -> bool:
     """Return whether a metric has a single curve."""
     return len(chart[1]) == 1
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """Split a name such as `val_loss_epoch` into what it was measured on, and the metric: "val", "loss".
-
-    Where there are several loaders, the first has the number of the loader: "val 1". It is empty if the name
-    does not say it.
-    """
-    name, _, loader = name.partition("/dataloader_idx_")
-    metric = name.removesuffix("_step").removesuffix("_epoch")
-    stage = ""
-    for separator in "/_-.":
-        word, _, rest = metric.partition(separator)
-        if rest and word.lower() in STAGES:
-            stage = STAGES[word.lower()]
-            metric = rest
-            break
-    return f"{stage} {loader}".strip(), metric

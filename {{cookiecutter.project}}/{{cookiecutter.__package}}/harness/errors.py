@@ -9,12 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import lightning
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-
 HARNESS = Path(__file__).resolve().parent
 PACKAGE = HARNESS.parent
-LIGHTNING = Path(lightning.__file__).resolve().parent
 
 # How jsonargparse says that it cannot make an object of a class that a setting names.
 WRONG_CLASS = re.compile(r"Problem with given class_path (.*?:\s+.*)")
@@ -75,6 +71,9 @@ def explanation(error: Exception) -> str | None:
                 return f"{advice} ({reason[:200]})"
     if not called_by_harness(error):
         return None
+    # Not at the top: runs.py and search.py start without Lightning.
+    from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
     if isinstance(error, MisconfigurationException | ModuleNotFoundError):
         return text
     if isinstance(error, ValueError | TypeError) and raised_in_lightning(error):
@@ -109,5 +108,5 @@ def called_by_harness(error: Exception) -> bool:
 def raised_in_lightning(error: Exception) -> bool:
     """Return whether the error was raised by a line of Lightning itself."""
     frames = list(traceback.walk_tb(error.__traceback__))
-    last = Path(frames[-1][0].f_code.co_filename)
-    return last.is_relative_to(LIGHTNING)
+    module = frames[-1][0].f_globals.get("__name__", "")
+    return module.startswith("lightning.")

@@ -14,10 +14,9 @@ from typing import BinaryIO
 
 import yaml
 from filelock import FileLock, Timeout
-from lightning import LightningModule
-from torch.nn.parameter import is_lazy
 
 from .errors import UserError
+from .records import read_settings, read_state, seconds_trained
 
 
 def new_run(root: Path) -> Path:
@@ -33,6 +32,13 @@ def new_run(root: Path) -> Path:
             f"{resume_command(folder)}"
         )
     return folder
+
+
+def runs_folder(project: Path) -> Path:
+    """Return where the runs of a project lie: in runs/, or where its config.yaml says."""
+    config = project / "config.yaml"
+    settings = read_settings(config) if config.exists() else {}
+    return Path(settings.get("trainer.default_root_dir") or project / "runs")
 
 
 def existing_run(path: str | Path) -> Path:
@@ -83,22 +89,44 @@ class RunFolder:
             self.lock = None
 
     def discard(self) -> None:
-        """Remove the folder of a run that has not done a step."""
-        self.release()
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Remove the folder of a run that has not done a step, unless it is that of another process."""
+        if self.lock is not None:
+            self.release()
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def note(self, **state: object) -> None:
         """Record in state.yaml how far the run has come: why its training ended, whether it is finished."""
-        state = {**self.state(), **state}
-        text = yaml.safe_dump(state, allow_unicode=True)
-        (self.path / "state.yaml").write_text(text, encoding="utf-8")
+        part = self.path / ".state.yaml.part"
+        text = yaml.safe_dump({**self.state(), **state}, allow_unicode=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(self.path / "state.yaml")
 
     def state(self) -> dict:
         """Return what was recorded."""
-        file = self.path / "state.yaml"
-        if not file.exists():
-            return {}
-        return yaml.safe_load(file.read_text(encoding="utf-8"))
+        return read_state(self.path)
+
+    def begin(self) -> None:
+        """Record that the run trains from now on, and how long it has trained before."""
+        state = self.state()
+        now = time.time()
+        self.note(
+            created=state.get("created", now),
+            seconds=seconds_trained(self.path, state) or 0.0,
+            since=now,
+            finished=False,
+            training=None,
+            stopped=None,
+            failed=None,
+            pruned=None,
+        )
+
+    def end(self, **state: object) -> None:
+        """Record how the run ended, and how long it has trained in all."""
+        before = self.state()
+        since = before.get("since")
+        if since is not None:
+            state["seconds"] = round((before.get("seconds") or 0.0) + time.time() - since, 1)
+        self.note(since=None, **state)
 
 
 @contextmanager
@@ -120,18 +148,6 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         raise UserError(f"cannot write {path}, {free} MB are free: {error}") from error
     finally:
         part.unlink(missing_ok=True)
-
-
-def refuse_full_disk(folder: Path, model: LightningModule) -> None:
-    """Raise a UserError if two checkpoints, with both moments of Adam, would not fit on the disk."""
-    size = 0
-    for parameter in model.parameters():
-        if not is_lazy(parameter):
-            size += parameter.nbytes
-    needed = 6 * size >> 20
-    free = shutil.disk_usage(folder).free >> 20
-    if free < needed:
-        raise UserError(f"{free} MB are free in {folder}, but two checkpoints need {needed} MB")
 
 
 def command(*words: str | Path) -> str:

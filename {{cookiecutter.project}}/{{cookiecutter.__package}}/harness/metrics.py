@@ -2,14 +2,15 @@
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+
+from .records import read_metrics
 
 
 class MetricsFile(Logger):
@@ -62,16 +63,6 @@ class MetricsFile(Logger):
 
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Do nothing: the run's `config.yaml` has them."""
-
-
-def read_metrics(file: Path) -> Iterator[tuple[int, str, float]]:
-    """Yield step, name and value of each row of a `metrics.csv`, none if there is no such file."""
-    if not file.exists():
-        return
-    with file.open(newline="", encoding="utf-8") as lines:
-        for row in csv.DictReader(lines):
-            with suppress(TypeError, ValueError):  # a row that was cut when the power went off
-                yield int(row["step"]), row["name"], float(row["value"])
 
 
 def remove_broken_row(file: Path) -> None:

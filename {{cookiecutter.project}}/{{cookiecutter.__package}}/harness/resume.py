@@ -20,10 +20,10 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from . import private
-from .checkpoints import WholeCheckpoints
+from .checkpoints import WholeCheckpoints, refuse_full_disk
 from .draws import set_seed_everywhere
 from .errors import UserError
-from .folder import RunFolder, refuse_full_disk, resume_command, shortened, whole_file
+from .folder import RunFolder, resume_command, shortened, whole_file
 from .loaders import ExactLoaders
 from .notes import notes_of, write_notes
 from .quiet import Quiet
@@ -149,7 +149,7 @@ class Resume(Quiet):
             with whole_file(self.folder.path / "config.yaml") as file:
                 file.write(self.settings.encode())
             write_notes(trainer, self.folder.path)
-            self.folder.note(finished=False)
+            self.folder.begin()
         self.tracking.open(notes_of(trainer))
 
     def go_on(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -231,6 +231,7 @@ class Resume(Quiet):
             rank_zero_info(f"\nstopped at step {trainer.global_step}; continue: {go_on}")
             if not trainer.is_global_zero:
                 sys.exit(0)  # Lightning kills the main process if another one fails
+            self.folder.note(stopped=trainer.global_step)
             sys.exit(128 + (self.signals.received or signal.SIGTERM))
 
     def on_save_checkpoint(

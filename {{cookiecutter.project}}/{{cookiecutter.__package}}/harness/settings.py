@@ -268,14 +268,3 @@ def without_objects(settings: Any) -> Any:
         if not str(value).startswith("Unable to serialize"):  # as jsonargparse says it
             found[name] = without_objects(value)
     return found
-
-
-def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings with dotted names."""
-    found = {}
-    for name, value in settings.items():
-        if isinstance(value, dict) and value:
-            found.update(flat(value, f"{prefix}{name}."))
-        else:
-            found[f"{prefix}{name}"] = value
-    return found

@@ -21,8 +21,9 @@ from .loaders import ExactLoaders
 from .monitor import Monitor
 from .notes import DataNotes
 from .pictures import TestPictures
+from .records import flat
 from .resume import Resume
-from .settings import Settings, flat, refuse_changes
+from .settings import Settings, refuse_changes
 from .signals import Signals
 from .stopping import lasts_longer
 from .tracking import Tracking
@@ -87,6 +88,11 @@ class Training(Settings):
             print(f"{self.resume} is finished: {state['training']}")
             sys.exit()
         self.resume_from = newest_checkpoint(path)
+        if state.get("finished") and self.resume_from is None:
+            raise UserError(
+                f"{self.resume} has no last.ckpt to continue from (was it deleted?); "
+                f"start a new run from its weights: --model.init_from {self.resume}"
+            )
 
     def refuse_nothing_to_train(self) -> None:
         """Raise a UserError if the settings leave no step."""
@@ -165,7 +171,7 @@ class Training(Settings):
         else:
             self.tracking.close(None)
             if main:
-                self.folder.note(finished=True)
+                self.folder.end(finished=True)
                 draw_learning_curves(self.folder.path)
         finally:
             self.folder.release()
@@ -175,10 +181,21 @@ class Training(Settings):
         """Leave nothing of a new run that failed before its first step was done."""
         if self.resume or self.resuming.began or isinstance(error, SystemExit):
             with suppress(OSError):  # of a full disk, which the error says
+                self.note_end(error)
                 draw_learning_curves(self.folder.path)
             return
         self.folder.discard()
         self.tracking.discard()
+
+    def note_end(self, error: BaseException) -> None:
+        """Record that the run ended early, and why if it was an error."""
+        if not (self.folder.path / "config.yaml").exists():
+            return  # it was stopped before its first step
+        if isinstance(error, Exception):
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            self.folder.end(failed=reason[:400])
+        else:
+            self.folder.end()
 
     def can_test(self) -> bool:
         """Return whether there is something to test with."""
