@@ -13,8 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from chaos import equal, result, start
-from project import environment, run, run_many
+from chaos import equal, result
+from project import environment, run, run_many, start
 from test_stuck import wait_for_metrics
 
 pytestmark = pytest.mark.slow

@@ -269,7 +269,8 @@ def draw_confusion_matrix(run: Path, matrix: np.ndarray, classes: list[str]) -> 
         for (row, column), count in np.ndenumerate(matrix):
             color = "white" if count > matrix.max() / 2 else "black"
             if count:
-                axes.text(column, row, str(count), ha="center", va="center", color=color)
+                # It lies within its cell, so the layout, which takes time, need not look at it.
+                axes.text(column, row, str(count), ha="center", va="center", color=color, in_layout=False)
     picture = run / "confusion_matrix.png"
     figure.savefig(picture)
     return picture
@@ -290,12 +291,12 @@ def draw_predictions(run: Path, prediction: np.ndarray, target: np.ndarray) -> P
 @no_formulas
 def draw_examples(run: Path, examples: list[list]) -> Path:
     """Draw the first of the examples, each with its prediction and its target."""
-    figure = Figure(figsize=(10, 10), layout="constrained")
+    figure = Figure(figsize=(10, 10))
     figure.suptitle("prediction (target)")
     for number, (example, target, prediction, _) in enumerate(examples[:16], start=1):
         axes = figure.add_subplot(4, 4, number)
         color = "black" if prediction == target else "tab:red"
-        axes.set_title(f"{prediction} ({target})", color=color)
+        axes.set_title(f"{prediction} ({target})", color=color, y=1)  # looking for the height takes time
         axes.set_axis_off()
         draw_example(axes, example)
     picture = run / "examples.png"
