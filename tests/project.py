@@ -342,8 +342,10 @@ def _second_process() -> dict:
     pid = os.fork()
     if pid == 0:
         os.close(write)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends without a word while it waits
         with os.fdopen(read) as pipe:
             told = pipe.read()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         if not told:  # the first one has ended
             os._exit(0)
         return json.loads(told)
@@ -373,6 +375,9 @@ class Second:
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
             os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
 
 
 def _enter(wall: bool, disk: list[str] | None) -> None:

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 WORDS = ("one", "zwei", "trois")
 TEXTS = "--model.width 8 --data.path texts --data.num_workers 0 --trainer.accelerator cpu"
 DDP = "--trainer.devices 2 --trainer.strategy ddp"
-JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 20 --trainer.log_every_n_steps 2"
+JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 12 --trainer.log_every_n_steps 2"
 TORCHRUN = "-m torch.distributed.run"
 # Each node has a network of its own, and a cable to the other.
 NODES = """
