@@ -44,6 +44,9 @@ PRELOADED = [
 ]
 FORKS = sys.platform == "linux"
 
+# Whether runs in forks draw their pictures, which takes half of the time of a short one: see `no_pictures`.
+PICTURES = True
+
 TINY = "--model.width 4 --trainer.max_epochs 1 --trainer.limit_train_batches 4 --trainer.limit_val_batches 2"
 
 
@@ -138,9 +141,7 @@ class Started:
             for pipe in pipes:
                 os.mkfifo(pipe)
                 ends.append(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
-            server = _server()
-            server.stdin.write(json.dumps(job | {"pipes": pipes}).encode() + b"\n")
-            self.pid = int(server.stdout.readline())
+            _, self.pid = _begin(job | {"pipes": pipes})
         for end in ends:
             os.set_blocking(end, True)
         self.stdout = os.fdopen(ends[0], encoding="utf-8")
@@ -242,27 +243,33 @@ def _run_job(job: dict, network: bool, timeout: float) -> tuple[Done, str]:
         files = {name: Path(folder, name) for name in ("out", "err", "results")}
         for file in files.values():
             file.touch()
-        text = json.dumps(job | {"files": list(map(str, files.values())), "wall": FORKS and not network})
-        code = _in_fork(text, timeout) if FORKS else _in_new_python(text, network, timeout)
+        job = job | {"files": list(map(str, files.values())), "wall": FORKS and not network}
+        code = _in_fork(job, timeout) if FORKS else _in_new_python(job, network, timeout)
         out, err, results = (file.read_bytes().decode() for file in files.values())
         return Done(code, out, err), results
 
 
-def _in_fork(job: str, timeout: float) -> int:
+def _begin(job: dict) -> tuple[subprocess.Popen, int]:
+    """Begin a job in a fork; return the server and the new process."""
     server = _server()
-    server.stdin.write(job.encode() + b"\n")
-    pid = int(server.stdout.readline())
+    server.stdin.write(json.dumps(job | {"pictures": PICTURES}).encode() + b"\n")
+    return server, int(server.stdout.readline())
+
+
+def _in_fork(job: dict, timeout: float) -> int:
+    server, pid = _begin(job)
     late = not select.select([server.stdout], [], [], timeout)[0]
     if late:
         os.kill(pid, signal.SIGKILL)
     code = int(server.stdout.readline())
     if late:
-        raise subprocess.TimeoutExpired(job, timeout)
+        raise subprocess.TimeoutExpired(str(job), timeout)
     return code
 
 
-def _in_new_python(job: str, network: bool, timeout: float) -> int:
-    return subprocess.run([*wall(network), sys.executable, __file__, job], timeout=timeout).returncode
+def _in_new_python(job: dict, network: bool, timeout: float) -> int:
+    command = [*wall(network), sys.executable, __file__, json.dumps(job)]
+    return subprocess.run(command, timeout=timeout).returncode
 
 
 def _serve() -> dict:
@@ -312,6 +319,9 @@ def _do(job: dict) -> None:
         os.dup2(file if isinstance(file, int) else os.open(file, os.O_RDWR), number)
     os.chdir(job["cwd"])
     _enter(job.get("wall", False) and bool(OFFLINE), job.get("disk"))
+    if not job.get("pictures", True):
+        figures = importlib.import_module("matplotlib.figure")
+        figures.Figure.savefig = _save_nothing
     if job.get("ranks"):
         job |= _second_process()
     os.environ.clear()
@@ -330,6 +340,11 @@ def _do(job: dict) -> None:
     else:
         sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
         runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def _save_nothing(figure, path: Path) -> None:
+    """Make the file of a picture, but do not draw it."""
+    path.touch()
 
 
 def _second_process() -> dict:

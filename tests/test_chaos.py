@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from chaos import chaos
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from chaos import JOB, equal, result, save_often, trained, wait_for_training
 from project import HAS_MOUNT, Done, run, run_many, start, start_python
 from test_command_line import Hostile
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from project import TINY, environment, run, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 # Trains in the folder of a project with flags, and prints in which batches a number was read from a tensor.
 SYNCS = """

@@ -17,7 +17,7 @@ from chaos import equal, result
 from project import environment, run, run_many, start
 from test_stuck import wait_for_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 WORDS = ("one", "zwei", "trois")
 TEXTS = "--model.width 8 --data.path texts --data.num_workers 0 --trainer.accelerator cpu"

@@ -13,7 +13,7 @@ import pytest
 from chaos import JOB, equal, result, trained, wait_for_training
 from project import HAS_MOUNT, Done, environment, run, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 TWO = "--trainer.devices 2 --trainer.strategy ddp"
 LONG = JOB.replace("--trainer.max_epochs 12", "--trainer.max_epochs 5000 --early_stopping.patience 5000")

@@ -16,7 +16,7 @@ import yaml
 from project import TINY, run, start
 from wandb_server import Run, WandbServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 STEP = "trainer/global_step"
 OFFLINE = {"WANDB_MODE": "offline"}
