@@ -17,6 +17,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from unittest.mock import patch  # raises AttributeError if what it patches does not exist
 
@@ -164,11 +165,12 @@ def read_once(parser):
     written: dict = {}
 
     def parse_args(arguments):
-        files = [Path(text).read_text(encoding="utf-8") for text in arguments if text.endswith(".yaml")]
+        paths = [text.removeprefix("--config=") for text in arguments if text.endswith(".yaml")]
+        files = [Path(path).read_text(encoding="utf-8") for path in paths]
         key = (*arguments, *files)
         if key not in read:
             read[key] = parse(arguments)
-        return read[key].clone()
+        return deepcopy(read[key])
 
     def dump_settings(config, **options):
         key = repr(config)

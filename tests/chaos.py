@@ -21,7 +21,7 @@ import torch
 from project import start, start_python
 from torch.utils._pytree import tree_flatten
 
-JOB = "--model.width 4 --data.batch_size 16 --trainer.max_epochs 12 --trainer.limit_train_batches 6 "
+JOB = "--model.width 4 --data.batch_size 16 --trainer.max_epochs 20 --trainer.limit_train_batches 6 "
 JOB += "--trainer.limit_val_batches 2 --trainer.log_every_n_steps 2 --trainer.accelerator cpu"
 
 

@@ -16,7 +16,7 @@ from project import HAS_MOUNT, Done, environment, run, start
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 TWO = "--trainer.devices 2 --trainer.strategy ddp"
-LONG = JOB.replace("--trainer.max_epochs 12", "--trainer.max_epochs 5000 --early_stopping.patience 5000")
+LONG = JOB.replace("--trainer.max_epochs 20", "--trainer.max_epochs 5000 --early_stopping.patience 5000")
 FEW = "--model.width 4 --trainer.max_epochs 2 --trainer.limit_train_batches 4 --trainer.accelerator cpu"
 UNTRACKED = {"WANDB_MODE": "disabled"}
 
@@ -332,7 +332,7 @@ def test_a_full_disk_of_wandb_stops_no_training(project, home):
     done = run(project, command, home=home, variables=variables, disk=(str(wandb), "64k"))
     assert done.code == 0, done.err
     rows = (trained(project / "disk") / "metrics.csv").read_text().splitlines()
-    assert sum(",val/loss," in row for row in rows) == 12
+    assert sum(",val/loss," in row for row in rows) == 20
     assert sum(",test/acc," in row for row in rows) == 1
 
 
