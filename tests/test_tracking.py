@@ -56,7 +56,8 @@ def recordings(folder: Path) -> list[Path]:
     return list((folder.parent / "wandb").glob(f"*run-*-{folder.name}"))
 
 
-def test_records_of_ordinary_lightning_code(project, home):
+def test_records_of_ordinary_lightning_code(project, home, monkeypatch):
+    monkeypatch.setattr("project.PICTURES", True)  # it looks at some
     shutil.copy(Path(__file__).parent / "inside" / "test_records.py", project / "tests")
     done = run(project, "-m pytest -q tests/test_records.py", home=home)
     assert done.code == 0, done.out + done.err
