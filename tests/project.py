@@ -276,7 +276,11 @@ def _serve() -> dict:
     """Fork for each job that comes in; return it in the new process."""
     for name in PRELOADED:
         importlib.import_module(name)
-    media = Path(importlib.import_module("wandb.sdk.data_types._private").MEDIA_TMP.name)
+    # wandb made this folder as it was imported, and each fork would remove it as it ends, from under others.
+    media = importlib.import_module("wandb.sdk.data_types._private").MEDIA_TMP
+    atexit.unregister(media.cleanup)
+    media.cleanup()
+    Path(media.name).mkdir()
     gc.freeze()  # or each fork looks at all of it once more as it ends, for a second
     for line in sys.stdin:
         job = json.loads(line)
@@ -284,11 +288,11 @@ def _serve() -> dict:
         if pid == 0 and "pipes" in job:
             pid = _keep(job)
         if pid == 0:
-            media.mkdir(exist_ok=True)  # wandb made it as it was imported; each fork removes it as it ends
             return job
         if "pipes" not in job:
             print(pid, flush=True)
             print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+    shutil.rmtree(media.name)
     sys.exit()
 
 
