@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from project import environment
+from project import start, start_python
 from torch.utils._pytree import tree_flatten
 
-JOB = "--model.width 4 --data.batch_size 16 --trainer.max_epochs 30 --trainer.limit_train_batches 6 "
+JOB = "--model.width 4 --data.batch_size 16 --trainer.max_epochs 20 --trainer.limit_train_batches 6 "
 JOB += "--trainer.limit_val_batches 2 --trainer.log_every_n_steps 2 --trainer.accelerator cpu"
 
 
@@ -54,21 +54,6 @@ def equal(a, b) -> bool:
     return True
 
 
-def start(project: Path, home: Path, command: str, **options) -> subprocess.Popen:
-    """Start a command in a process group of its own, so that a signal reaches it and all that it started."""
-    return subprocess.Popen(
-        [sys.executable, *command.split()],
-        cwd=project,
-        env=environment(home),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        **options,
-    )
-
-
 @dataclass
 class Start:
     """What came of one start of the training."""
@@ -79,13 +64,19 @@ class Start:
     outcome: str = ""  # of a training that is done: "equal", or what is different
 
 
-def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0) -> Iterator[Start]:
-    """Yield each start of a training, until `kills` of them were killed and the last one is done."""
+def chaos(
+    project: Path, home: Path, kills: int, flags: str = "", seed: int = 0, forks: bool = False
+) -> Iterator[Start]:
+    """Yield each start of a training, until `kills` of them were killed and the last one is done.
+
+    With `forks` Python has started, and has imported Lightning, before the first moment.
+    """
+    start_run = start if forks else start_python
     save_often(project)
     draw = random.Random(seed)
     job = f"train.py {JOB} {flags} --trainer.default_root_dir"
     began = time.monotonic()
-    process = start(project, home, f"{job} unharmed")
+    process = start_run(project, home, f"{job} unharmed")
     before_first_step = wait_for_training(process, project / "unharmed") - began
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
@@ -103,7 +94,7 @@ def chaos(project: Path, home: Path, kills: int, flags: str = "", seed: int = 0)
             command = f"{job} {root}"
             if run is not None:
                 command = f"train.py --resume {run}"
-            process = start(project, home, command)
+            process = start_run(project, home, command)
             name = draw.choice(["SIGKILL", "SIGTERM", "SIGINT"])
             # One in four at any moment, the others while it trains, saves, validates or tests.
             if draw.random() < 0.25:

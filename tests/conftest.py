@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import project
 import pytest
 from cookiecutter.main import cookiecutter
 
@@ -18,15 +19,19 @@ collect_ignore = ["inside", "plain"]
 
 # These begin first, in this order: a long file that begins last keeps one worker busy and the others idle.
 LONGEST = [
-    "test_resume.py",
-    "test_scale.py",
-    "test_plain_lightning.py",
-    "test_faults.py",
     "test_own_data.py",
+    "test_plain_lightning.py",
     "test_tasks.py",
-    "test_training.py",
-    "test_stuck.py",
+    "test_resume.py",
     "test_tracking.py",
+    "test_stuck.py",
+    "test_wandb_rule.py",
+    "test_faults.py",
+    "test_scale.py",
+    "test_platforms.py",
+    "test_processes.py",
+    "test_stopping.py",
+    "test_render.py",
     "test_chaos.py",
 ]
 
@@ -64,6 +69,14 @@ def own_settings(tmp_path_factory):
         patch.setenv("GIT_CONFIG_GLOBAL", str(git))
         patch.setenv("GIT_CONFIG_NOSYSTEM", "1")
         patch.setenv("COOKIECUTTER_CONFIG", str(cookies))
+        yield
+
+
+@pytest.fixture(scope="module")
+def no_pictures():
+    """Let the runs of a file of tests draw no pictures: for tests of something else, in which many train."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(project, "PICTURES", False)
         yield
 
 

@@ -16,7 +16,7 @@ from project import TINY, run, run_many
 from safetensors import safe_open
 from test_own_data import write_tables
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
 @pytest.fixture(scope="module")

@@ -8,23 +8,17 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
 import time
 import zipfile
 from pathlib import Path
 
 import pytest
 import torch
-from chaos import JOB, equal, result, save_often, start, trained, wait_for_training
-from project import Done, environment, run, run_many
+from chaos import JOB, equal, result, save_often, trained, wait_for_training
+from project import HAS_MOUNT, Done, run, run_many, start, start_python
 from test_command_line import Hostile
 
-pytestmark = pytest.mark.slow
-
-IN_SMALL_DISK = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-HAS_MOUNT = (
-    sys.platform == "linux" and not subprocess.run([*IN_SMALL_DISK, "true"], capture_output=True).returncode
-)
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +130,7 @@ def test_ctrl_c_while_lightning_sets_up_ends_with_130(bake, home, stage):
 def test_ctrl_c_during_the_imports_prints_no_traceback(bake, home):
     project = bake(accept_hooks=False)
     (project / "wandb.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    process = start(project, home, "train.py")
+    process = start_python(project, home, "train.py")
     output = process.communicate(timeout=60)[0]
     assert process.returncode == -signal.SIGINT  # 130 in a shell
     assert output == ""
@@ -282,42 +276,65 @@ def test_a_second_process_is_refused(project, home, copy):
         f"folder = RunFolder(pathlib.Path({str(copy)!r})); folder.claim()\n"
         "print('locked', flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, "-c", holder], cwd=project, stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout.readline() == "locked\n"
-        before = files(copy)
-        refused = run_many(project, [f"train.py --resume {copy}"], home=home)[0]
-        assert "another process is training" in error(refused)
-        assert files(copy) == before
-        process.kill()
+    (project / "holder.py").write_text(holder)
+    process = start(project, home, "holder.py")
+    assert process.stdout.readline() == "locked\n"
+    before = files(copy)
+    refused = run_many(project, [f"train.py --resume {copy}"], home=home)[0]
+    assert "another process is training" in error(refused)
+    assert files(copy) == before
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=20)
     done = run_many(project, [f"train.py --resume {copy}"], home=home)[0]
     assert done.code == 0, f"a killed process leaves no lock behind\n{done.err}"
 
 
-def in_small_disk(project: Path, home: Path, size: str, script: str) -> Done:
-    """Run a shell script in the project's folder, where the folder `small` is a disk of that size."""
-    (project / "small").mkdir(exist_ok=True)
-    done = subprocess.run(
-        [
-            *IN_SMALL_DISK,
-            f'python() {{ "$PYTHON" "$@"; }}; mount -t tmpfs -o size={size} tmpfs small && {script}',
-        ],
-        cwd=project,
-        env=environment(home) | {"PYTHON": sys.executable, "WANDB_MODE": "disabled"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
+# Trains while the disk fills up, then goes on when there is room; each of them in a process of its own.
+FILLS_UP = """
+import os
+import runpy
+import shutil
+import sys
+import time
+from pathlib import Path
+
+
+def start(*words):
+    pid = os.fork()
+    if pid == 0:
+        sys.argv = ["train.py", *words]
+        runpy.run_path("train.py", run_name="__main__")
+        sys.exit()
+    return pid
+
+
+def code(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+first = start(*sys.argv[1:])
+while not list(Path("small").glob("*/checkpoints/previous.ckpt")):
+    time.sleep(0.02)
+try:
+    with Path("small/filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+except OSError:
+    pass
+print("first", code(first))
+Path("small/filler").unlink()
+(run,) = Path("small").glob("20*")
+print("second", code(start("--resume", str(run))))
+shutil.copytree("small", "full")
+"""
+UNTRACKED = {"WANDB_MODE": "disabled"}
 
 
 @pytest.mark.skipif(not HAS_MOUNT, reason="needs to mount a small disk")
 def test_too_little_disk_for_two_checkpoints_is_refused(project, home):
-    done = in_small_disk(
-        project, home, "2m", f"python train.py {JOB} --model.width 64 --trainer.default_root_dir small"
-    )
+    (project / "small").mkdir(exist_ok=True)
+    command = f"train.py {JOB} --model.width 64 --trainer.default_root_dir small"
+    done = run(project, command, home=home, variables=UNTRACKED, disk=("small", "2m"))
     assert re.search(r"\d MB are free in .*, but two checkpoints need \d+ MB", error(done))
 
 
@@ -325,13 +342,10 @@ def test_too_little_disk_for_two_checkpoints_is_refused(project, home):
 def test_a_disk_that_fills_up_keeps_the_checkpoint_and_the_run_goes_on_when_there_is_room(
     project, home, unharmed
 ):
-    script = (
-        f"(python train.py {JOB} --trainer.default_root_dir small & "
-        "while ! [ -e small/*/checkpoints/previous.ckpt ]; do sleep 0.02; done; "
-        "cat /dev/zero > small/filler 2>/dev/null; wait $!); echo first $?; rm small/filler; "
-        "python train.py --resume small/20*; echo second $?; cp -r small full"
-    )
-    done = in_small_disk(project, home, "1m", script)
+    (project / "small").mkdir(exist_ok=True)
+    (project / "fills_up.py").write_text(FILLS_UP)
+    command = f"fills_up.py {JOB} --trainer.default_root_dir small"
+    done = run(project, command, home=home, variables=UNTRACKED, disk=("small", "1m"))
     assert "first 1" in done.out, done.err
     assert "second 0" in done.out, done.err
     assert "Traceback" not in done.err

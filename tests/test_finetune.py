@@ -13,7 +13,7 @@ from PIL import Image
 from project import Done, run_many
 from sklearn.datasets import load_digits
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 SEEDS = range(4)  # of the ten labelled examples of a class, and of all else
 LAYER = "--config experiments/finetune.yaml"

@@ -1,12 +1,10 @@
 """A run goes on bit for bit, from the checkpoint before any of its steps; brute_force.py has the cases."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from project import environment
+from project import run
 
 pytestmark = pytest.mark.slow
 
@@ -64,19 +62,12 @@ KNOWN = {"stochastic_average": [[9, ["last.ckpt callbacks", "last.ckpt lr_schedu
 @pytest.fixture(scope="module")
 def answers(bake, tmp_path_factory) -> dict[str, dict]:
     """Run all cases in one process."""
-    script = Path(__file__).with_name("brute_force.py")
-    done = subprocess.run(
-        [sys.executable, script, *POINTS, "ordinary_loader"],
-        cwd=bake(accept_hooks=False),
-        env=environment(tmp_path_factory.mktemp("home")),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=560,
-    )
-    assert done.returncode == 0, done.stderr
+    script = str(Path(__file__).with_name("brute_force.py"))
+    home = tmp_path_factory.mktemp("home")
+    done = run(bake(accept_hooks=False), [script, *POINTS, "ordinary_loader"], home=home, timeout=560)
+    assert done.code == 0, done.err
     answers = {}
-    for line in done.stdout.splitlines():
+    for line in done.out.splitlines():
         answer = json.loads(line)
         answers[answer["case"]] = answer
     return answers

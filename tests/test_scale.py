@@ -13,16 +13,16 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from chaos import equal, result, start
-from project import environment, run, run_many
+from chaos import equal, result
+from project import environment, run, run_many, start
 from test_stuck import wait_for_metrics
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 WORDS = ("one", "zwei", "trois")
 TEXTS = "--model.width 8 --data.path texts --data.num_workers 0 --trainer.accelerator cpu"
 DDP = "--trainer.devices 2 --trainer.strategy ddp"
-JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 20 --trainer.log_every_n_steps 2"
+JOB = f"{TEXTS} --data.batch_size 19 --trainer.max_epochs 12 --trainer.log_every_n_steps 2"
 TORCHRUN = "-m torch.distributed.run"
 # Each node has a network of its own, and a cable to the other.
 NODES = """

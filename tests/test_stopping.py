@@ -8,7 +8,7 @@ import pytest
 import torch
 from project import Done, run, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 JOB = (
     "train.py --model.width 4 --data.batch_size 16 --trainer.limit_train_batches 4 --trainer.max_epochs 9 "

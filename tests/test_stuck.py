@@ -10,18 +10,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from chaos import JOB, equal, result, start, trained, wait_for_training
-from project import Done, environment, run
+from chaos import JOB, equal, result, trained, wait_for_training
+from project import HAS_MOUNT, Done, environment, run, start
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 TWO = "--trainer.devices 2 --trainer.strategy ddp"
-LONG = JOB.replace("--trainer.max_epochs 30", "--trainer.max_epochs 5000 --early_stopping.patience 5000")
+LONG = JOB.replace("--trainer.max_epochs 20", "--trainer.max_epochs 5000 --early_stopping.patience 5000")
 FEW = "--model.width 4 --trainer.max_epochs 2 --trainer.limit_train_batches 4 --trainer.accelerator cpu"
-IN_MOUNTS = ["unshare", "--map-root-user", "--mount", "sh", "-c"]
-HAS_MOUNT = (
-    sys.platform == "linux" and not subprocess.run([*IN_MOUNTS, "true"], capture_output=True).returncode
-)
 UNTRACKED = {"WANDB_MODE": "disabled"}
 
 # train.py, where one hook never ends.
@@ -195,20 +191,6 @@ def wait_for_metrics(process: subprocess.Popen, root: Path) -> None:
         time.sleep(0.05)
 
 
-def in_small_disk(project: Path, home: Path, disk: str, size: str, command: str, **variables: str) -> Done:
-    """Run a command of Python where the folder `disk` is a disk of that size."""
-    done = subprocess.run(
-        [*IN_MOUNTS, f'mount -t tmpfs -o size={size} tmpfs "{disk}" && exec "{sys.executable}" {command}'],
-        cwd=project,
-        env=environment(home) | variables,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return Done(done.returncode, done.stdout, done.stderr)
-
-
 @pytest.mark.parametrize(
     "hook",
     [
@@ -266,7 +248,7 @@ def test_a_rank_that_is_killed_ends_all(project, launch, rank):
     process = launch(f"train.py {LONG} {TWO} --trainer.default_root_dir {root}")
     wait_for_training(process, root)
     time.sleep(0.5)
-    (other,) = children(process, "train.py")
+    (other,) = children(process, "project.py")
     os.kill(process.pid if rank == 0 else other, signal.SIGKILL)
     output = ended(process, 60)
     if rank == 1:
@@ -278,7 +260,7 @@ def test_a_signal_to_one_rank_stops_all_with_a_checkpoint(project, launch):
     process = launch(f"train.py {LONG} {TWO} --trainer.default_root_dir {root}")
     wait_for_training(process, root)
     time.sleep(0.5)
-    os.kill(children(process, "train.py")[0], signal.SIGTERM)
+    os.kill(children(process, "project.py")[0], signal.SIGTERM)
     output = ended(process, 60)
     assert process.returncode == 143, output
     assert "continue: python train.py --resume signalled/" in output
@@ -310,7 +292,7 @@ def test_ctrl_c_while_workers_read_a_stream_saves_the_run(bake, launch):
 def test_too_little_shared_memory_gets_one_line(project, home):
     flags = "--data.num_workers 1 --data.batch_size 1200 --trainer.num_sanity_val_steps 0"
     command = f"train.py {FEW} {flags}"
-    line = error(in_small_disk(project, home, "/dev/shm", "100k", command, **UNTRACKED))
+    line = error(run(project, command, home=home, variables=UNTRACKED, disk=("/dev/shm", "100k")))
     assert "/dev/shm" in line
     assert "--data.num_workers 0" in line
 
@@ -327,7 +309,7 @@ def test_too_few_file_handles_are_raised_or_named(project, home):
 
 def test_the_service_of_wandb_killed_stops_no_training(project, launch):
     root = project / "service"
-    job = LONG.replace("5000", "100")
+    job = LONG.replace("5000", "25")
     process = launch(f"train.py {job} --trainer.default_root_dir {root}")
     while not list(root.glob("*/metrics.csv")):  # W&B has the run then
         assert process.poll() is None, process.stdout.read()
@@ -337,7 +319,7 @@ def test_the_service_of_wandb_killed_stops_no_training(project, launch):
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output
     rows = (trained(root) / "metrics.csv").read_text().splitlines()
-    assert sum(",val/loss," in row for row in rows) == 100
+    assert sum(",val/loss," in row for row in rows) == 25
     assert sum(",test/acc," in row for row in rows) == 1
 
 
@@ -346,10 +328,11 @@ def test_a_full_disk_of_wandb_stops_no_training(project, home):
     wandb = project / "disk" / "wandb"
     wandb.mkdir(parents=True)
     command = f"train.py {JOB} --trainer.default_root_dir disk"
-    done = in_small_disk(project, home, str(wandb), "64k", command, WANDB_MODE="offline")
+    variables = {"WANDB_MODE": "offline"}
+    done = run(project, command, home=home, variables=variables, disk=(str(wandb), "64k"))
     assert done.code == 0, done.err
     rows = (trained(project / "disk") / "metrics.csv").read_text().splitlines()
-    assert sum(",val/loss," in row for row in rows) == 30
+    assert sum(",val/loss," in row for row in rows) == 20
     assert sum(",test/acc," in row for row in rows) == 1
 
 

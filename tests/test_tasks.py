@@ -185,9 +185,10 @@ def test_numbers_are_shown_with_their_errors(projects, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("task", TASKS)
-def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
+def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, monkeypatch, task):
     project = projects[task]
-    trained = run(project, f"train.py {TINY}", home=tmp_path)
+    train = f"train.py {TINY} --trainer.limit_test_batches 2"
+    trained = run(project, train, home=tmp_path)
     assert trained.code == 0, trained.err
     warned = [line for line in trained.err.splitlines() if "Warning: " in line]
     expected = ("LeafSpec", "JsonargparseDeprecationWarning", "Implicitly cleaning up")
@@ -199,7 +200,8 @@ def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, task):
     assert len(shown) == 50
     assert shown[0]["prediction"] != shown[0]["target"]
     assert SHOWN[task](folder, shown[0])
-    finetune = f"train.py {TINY} --trainer.max_epochs 3 --config experiments/finetune.yaml"
+    monkeypatch.setattr("project.PICTURES", False)  # nothing looks at those of the next runs
+    finetune = f"{train} --trainer.max_epochs 3 --config experiments/finetune.yaml"
     commands = [f"evaluate.py {folder}", f"{finetune} --model.init_from {folder}"]
     for command, done in zip(commands, run_many(project, commands, home=tmp_path), strict=True):
         assert done.code == 0, f"{command}\n{done.err}"

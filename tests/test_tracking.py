@@ -13,13 +13,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from project import TINY, environment, run
+from project import TINY, run, start
 from wandb_server import Run, WandbServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 STEP = "trainer/global_step"
 OFFLINE = {"WANDB_MODE": "offline"}
+EPOCHS = 40  # of a run that is killed
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,8 @@ def recordings(folder: Path) -> list[Path]:
     return list((folder.parent / "wandb").glob(f"*run-*-{folder.name}"))
 
 
-def test_records_of_ordinary_lightning_code(project, home):
+def test_records_of_ordinary_lightning_code(project, home, monkeypatch):
+    monkeypatch.setattr("project.PICTURES", True)  # it looks at some
     shutil.copy(Path(__file__).parent / "inside" / "test_records.py", project / "tests")
     done = run(project, "-m pytest -q tests/test_records.py", home=home)
     assert done.code == 0, done.out + done.err
@@ -178,19 +180,10 @@ def test_a_start_that_fails_before_the_first_step_leaves_nothing(project, home, 
 def test_a_stopped_run_is_not_shown_as_finished(project, home, signum, code):
     flags = f"train.py {TINY} --trainer.max_epochs 5000 --early_stopping.patience 5000"
     with WandbServer() as server:
-        process = subprocess.Popen(
-            [sys.executable, *flags.split()],
-            cwd=project,
-            env=environment(home) | login(server),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        with process:
-            next(line for line in process.stderr if line.startswith("epoch 3 "))
-            process.send_signal(signum)
-            process.communicate(timeout=60)
+        process = start(project, home, flags, login(server))
+        next(line for line in process.stdout if line.startswith("epoch 3 "))
+        process.send_signal(signum)
+        process.communicate(timeout=60)
         ((_, record),) = server.runs.items()
     assert process.returncode == code
     assert record.exit_codes == [code]
@@ -198,30 +191,21 @@ def test_a_stopped_run_is_not_shown_as_finished(project, home, signum, code):
 
 
 def kill_while_training(project: Path, home: Path, variables: dict[str, str]) -> Path:
-    """Train, kill it in the middle of its 31st epoch or a later one, return the run's folder."""
+    """Train, kill it in the middle of its 11th epoch or a later one, return the run's folder."""
     before = runs(project)
-    flags = "--trainer.max_epochs 200 --early_stopping.patience 200 --trainer.log_every_n_steps 1"
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *TINY.split(), *flags.split()],
-        cwd=project,
-        env=environment(home) | variables,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
-        next(line for line in process.stderr if line.startswith("epoch 29 "))
-        (folder,) = runs(project) - before
-        while True:
-            process.send_signal(signal.SIGSTOP)
-            if "train/loss_step" in (folder / "metrics.csv").read_text().splitlines()[-1]:
-                break  # in the middle of an epoch: the steps since the last checkpoint will be repeated
-            process.send_signal(signal.SIGCONT)
-            time.sleep(0.01)
-        time.sleep(1)  # W&B writes what it has been given every 0.2 s
-        process.send_signal(signal.SIGKILL)
-        process.wait(20)
+    flags = f"--trainer.max_epochs {EPOCHS} --early_stopping.patience 99 --trainer.log_every_n_steps 1"
+    process = start(project, home, f"train.py {TINY} {flags}", variables)
+    next(line for line in process.stdout if line.startswith("epoch 9 "))
+    (folder,) = runs(project) - before
+    while True:
+        process.send_signal(signal.SIGSTOP)
+        if "train/loss_step" in (folder / "metrics.csv").read_text().splitlines()[-1]:
+            break  # in the middle of an epoch: the steps since the last checkpoint will be repeated
+        process.send_signal(signal.SIGCONT)
+        time.sleep(0.01)
+    time.sleep(1)  # W&B writes what it has been given every 0.2 s
+    process.send_signal(signal.SIGKILL)
+    process.communicate(timeout=20)
     return folder
 
 
@@ -248,7 +232,7 @@ def test_a_killed_run_goes_on_as_the_same_run(project, home, mode):
                 assert line[name] == same, (line[STEP], name)  # what was repeated draws the same points
     rows = pd.read_csv(folder / "metrics.csv")
     assert set(zip(rows["step"], rows["name"], strict=True)) <= values.keys()
-    assert len([step for step, name in values if name == "val/loss"]) == 200
+    assert len([step for step, name in values if name == "val/loss"]) == EPOCHS
     assert record.exit_codes[-1] == 0
     if mode == "online":
         assert record.config["model"] == config["model"]

@@ -15,7 +15,7 @@ from project import TINY, environment, run
 from sklearn.datasets import load_digits
 from wandb_server import WandbServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 KEY = "k" * 40
 NOBODY = "http://127.0.0.1:9"  # a port on which nothing listens
