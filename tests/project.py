@@ -361,12 +361,13 @@ def _second_process() -> dict:
     pid = os.fork()
     if pid == 0:
         os.close(write)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends without a word while it waits
+        group = os.getpgrp()
+        os.setpgid(0, 0)  # what waits gets no signal
         with os.fdopen(read) as pipe:
             told = pipe.read()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         if not told:  # the first one has ended
             os._exit(0)
+        os.setpgid(0, group)
         return json.loads(told)
     os.close(read)
     launcher = importlib.import_module("lightning.pytorch.strategies.launchers.subprocess_script")
