@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import logging
+import multiprocessing.process
 import os
 import runpy
 import select
@@ -322,6 +323,7 @@ def _do(job: dict) -> None:
     for number, file in enumerate([out, err], start=1):
         os.dup2(file if isinstance(file, int) else os.open(file, os.O_RDWR), number)
     os.chdir(job["cwd"])
+    multiprocessing.process.ORIGINAL_DIR = job["cwd"]  # where a process that is spawned looks for the script
     _enter(job.get("wall", False) and bool(OFFLINE), job.get("disk"))
     if not job.get("pictures", True):
         figures = importlib.import_module("matplotlib.figure")
