@@ -9,6 +9,7 @@ import importlib
 import io
 import json
 import logging
+import multiprocessing.process
 import os
 import runpy
 import select
@@ -322,6 +323,7 @@ def _do(job: dict) -> None:
     for number, file in enumerate([out, err], start=1):
         os.dup2(file if isinstance(file, int) else os.open(file, os.O_RDWR), number)
     os.chdir(job["cwd"])
+    multiprocessing.process.ORIGINAL_DIR = job["cwd"]  # where a process that is spawned looks for the script
     _enter(job.get("wall", False) and bool(OFFLINE), job.get("disk"))
     if not job.get("pictures", True):
         figures = importlib.import_module("matplotlib.figure")
@@ -361,12 +363,13 @@ def _second_process() -> dict:
     pid = os.fork()
     if pid == 0:
         os.close(write)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it ends without a word while it waits
+        group = os.getpgrp()
+        os.setpgid(0, 0)  # what waits gets no signal
         with os.fdopen(read) as pipe:
             told = pipe.read()
-        signal.signal(signal.SIGINT, signal.default_int_handler)
         if not told:  # the first one has ended
             os._exit(0)
+        os.setpgid(0, group)
         return json.loads(told)
     os.close(read)
     launcher = importlib.import_module("lightning.pytorch.strategies.launchers.subprocess_script")

@@ -62,8 +62,9 @@ def test_workers_that_are_spawned(bake, tmp_path):
     project = bake(accept_hooks=False)
     (project / "spawn.py").write_text(SPAWN, encoding="utf-8")
     only_training = "--trainer.limit_val_batches 0 --trainer.limit_test_batches 0"
-    done = new_python(project, f"spawn.py {TINY} {only_training} --data.num_workers 1", tmp_path)
-    assert "evaluate.py" in done.stdout
+    done = run(project, f"spawn.py {TINY} {only_training} --data.num_workers 1", home=tmp_path)
+    assert done.code == 0, done.err
+    assert "evaluate.py" in done.out
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from project import TINY, run, run_many, start, start_python
+from project import TINY, run, run_many, start
 from test_stuck import changed, ended
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,7 @@ def test_two_processes_make_one_run(project, tmp_path, strategy):
 def test_spawned_processes_make_a_run(bake, tmp_path):
     project = bake(accept_hooks=False)
     changed(project, "data.py", "def test_dataloader", "def no_test")  # it would start two more
-    process = start_python(project, tmp_path, f"train.py {TINY} {TWO} ddp_spawn")
+    process = start(project, tmp_path, f"train.py {TINY} {TWO} ddp_spawn")
     output = process.communicate(timeout=100)[0]
     assert process.returncode == 0, output
     (folder,) = runs(project / "runs")

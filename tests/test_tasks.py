@@ -5,7 +5,6 @@ import importlib
 import itertools
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,7 +14,7 @@ import pytest
 from conftest import QUESTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from project import TINY, environment, run, run_many
+from project import TINY, run, run_many
 
 TASKS = QUESTIONS["task"]
 OWN = {"my_project/data.py", "my_project/network.py"}
@@ -138,11 +137,10 @@ with torch.no_grad():
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ["text", "audio"])
 def test_order_and_padding_of_a_batch_do_not_matter(projects, tmp_path, task):
-    command = [sys.executable, "-W", "ignore", "-c", PADDING]
-    done = subprocess.run(
-        command, cwd=projects[task], env=environment(tmp_path), capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    script = tmp_path / "padding.py"
+    script.write_text(f"import sys\nsys.path.insert(0, '.')\n{PADDING}")
+    done = run(projects[task], str(script), home=tmp_path)
+    assert done.code == 0, done.err
 
 
 def table_of_examples(folder: Path) -> list[dict]:
