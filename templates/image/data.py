@@ -35,7 +35,7 @@ from .harness.splits import (
     share_out,
     warn_of_other_data,
 )
-from .images import ENDINGS, colour, decode, describe, look, read_image
+from .images import ENDINGS, colour, decode, describe, look, note_other_colours, read_image
 
 
 class ImageDataset(Dataset):
@@ -377,6 +377,7 @@ class DataModule(LightningDataModule):
         for path in paths:
             for file in files_in(path, ENDINGS, self.notes):
                 files.append(str(file))
+        note_other_colours(files, self.channels, self.notes)
         self.predict_set = ImageFiles(files, None, self.looks)
         return files
 

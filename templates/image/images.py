@@ -200,6 +200,20 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     return {"channels": 1 if grey else 3, "size": size, "value_range": value_range}
 
 
+def note_other_colours(files: list[str], channels: int, notes: list[str]) -> None:
+    """Say if images are in colour, of which a model that was trained on grey ones sees the brightness."""
+    if channels > 1:
+        return
+    some = sample_of(files, CLOSELY)
+    try:
+        seen = look_at(some, look, skip=True)
+    except UserError:
+        return  # none can be read, which is said later
+    colourful = sum(one.mode not in GREY and one.mode not in DEEP for one in seen)
+    if colourful:
+        notes.append(f"{colourful} of {len(some)} images that were looked at are in colour, and read in grey")
+
+
 def note_transparency(clear: list[Look], of: str, background: str, notes: list[str]) -> None:
     """Say how many images may be transparent, and whether the background hides what they show."""
     files = [one.file for one in sample_of(clear, CLOSELY)]
