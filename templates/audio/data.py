@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -371,8 +371,9 @@ class DataModule(LightningDataModule):
 
     def test_example(self, index: int) -> tuple[np.ndarray, int]:
         """Return a sound of the test split and its samples a second; unreadable ones do not count."""
-        index = int(self.test_set.readable.nonzero()[index])
-        return self.test_set[index][0].numpy(), self.rate
+        sounds: Any = self.test_set
+        index = int(sounds.readable.nonzero()[index])
+        return sounds[index][0].numpy(), self.rate
 
 
 def collate(examples: list) -> tuple:

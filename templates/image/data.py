@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -382,10 +382,10 @@ class DataModule(LightningDataModule):
 
     def test_example(self, index: int) -> Image.Image:
         """Return an image of the test split, to look at; those that cannot be read do not count."""
-        images = self.test_set
+        images: Any = self.test_set
         if isinstance(images, ImageFiles):
             index = int(images.readable.nonzero()[index])
-        image, _ = images[index]
+        image = images[index][0]
         return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 

@@ -153,7 +153,7 @@ def look(item: str | Path | dict) -> Look:
         if orientation(image) >= 5:  # held on its side
             width, height = height, width
         several = image.format != "MPO" and getattr(image, "is_animated", False)
-        bits = 16 if image.mode in DEEP or ";16" in str(image.tile) else 8
+        bits = 16 if image.mode in DEEP or ";16" in str(getattr(image, "tile", "")) else 8
         return Look(item, height, width, image.mode, bits, image.has_transparency_data, several)
 
 
@@ -213,7 +213,8 @@ def note_transparency(clear: list[Look], of: str, background: str, notes: list[s
 def is_plain_on(background: str, item: str | Path | dict) -> bool:
     """Return whether an image is of one colour on a background."""
     with open_image(item) as image:
-        return all(low == high for low, high in opaque(image, background).getextrema())
+        pixels = np.asarray(opaque(image, background))
+        return bool((pixels == pixels[0, 0]).all())
 
 
 def range_of(deep: list[Look]) -> list[float]:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -68,7 +69,7 @@ def labelled_files(
     group: str | None,
     skip: bool,
     notes: list[str],
-) -> tuple[dict[str, Examples], list[str | None] | None]:
+) -> tuple[dict[str, Examples], list | None]:
     """Return files and labels of each split, and the group of each training file if groups are asked for.
 
     The labels are in a table such as labels.csv, beside the files or above them, with a column that names
@@ -114,7 +115,7 @@ def labelled_files(
 
 def labelled_media(
     path: str, *, target: str | None, regression: bool | None, group: str | None, notes: list[str]
-) -> tuple[dict[str, Examples], list[str | None] | None]:
+) -> tuple[dict[str, Examples], list | None]:
     """Return what `labelled_files` returns, for images or sounds that a table contains.
 
     Each of them is a dict of its content, "bytes", and of its name, "path".
@@ -135,8 +136,8 @@ def labelled_media(
         for split, table in read_tables(path, notes=notes).items():
             media[split], tables[split] = media_in(table), table
     else:
-        for split, (columns, table) in media_from_hub(path).items():
-            media[split], tables[split] = columns, table
+        for split, (on_disk, table) in media_from_hub(path).items():
+            media[split], tables[split] = on_disk, table
     for columns in media.values():
         if not columns:
             raise UserError(
@@ -159,9 +160,9 @@ def labelled_media(
     return found, groups
 
 
-def media_in(table: pl.DataFrame) -> dict[str, pl.Series]:
+def media_in(table: pl.DataFrame) -> dict[str, Sequence]:
     """Return the columns whose cells have the content of a file and its name, as `datasets` writes them."""
-    media = {}
+    media: dict[str, Any] = {}  # a series is no Sequence for a type checker
     for name, kind in table.schema.items():
         if isinstance(kind, pl.Struct) and {"bytes", "path"} <= {field.name for field in kind.fields}:
             media[name] = table[name]
@@ -339,7 +340,7 @@ def label_column(table: LabelTable, target: str | None, notes: list[str]) -> str
     columns = [name for name in table.rows.columns if name.lower() not in SPLIT_COLUMNS]
     usual = [name for name in columns if name.lower() in TARGETS]
     if target is None and not usual and len(columns) == 1:
-        notes.append(f"the labels are in the column {columns[0]} of {table.name}")
+        notes.append(f"the column of the labels is {columns[0]}")
         return columns[0]
     return find_column(table.rows, target, "target", TARGETS)
 
