@@ -334,7 +334,7 @@ def select(values, indices: np.ndarray):
 
 def class_names(labels: Sequence) -> list[str]:
     """Return the names of the classes, in order: numbers by their size, others by the alphabet."""
-    names = sorted(set(map(str, labels)))
+    names = sorted(map(str, set(labels)))
     try:
         return sorted(names, key=float)
     except ValueError:
@@ -359,15 +359,14 @@ def class_numbers(labels: Sequence, classes: list[str], split: str) -> np.ndarra
         UserError: If a label does not occur in training.
     """
     places = {name: place for place, name in enumerate(classes)}
-    names = list(map(str, labels))
-    unknown = sorted(set(names) - places.keys())
+    unknown = sorted(set(map(str, set(labels))) - places.keys())
     if unknown:
         quoted = [f"'{name}'" for name in unknown]
         raise UserError(
             f"label {first_few(quoted)} in the {SPLITS[split]} split does not occur in the training split "
             f"(classes: {first_few(classes, 10)})"
         )
-    return np.fromiter(map(places.__getitem__, names), dtype=np.int64, count=len(names))
+    return np.fromiter(map(places.__getitem__, map(str, labels)), dtype=np.int64, count=len(labels))
 
 
 def fingerprint(parts: dict[str, tuple]) -> int:
