@@ -293,7 +293,9 @@ def descriptions(
     found.append(f"classes: {len(counts)}, the most frequent first: {first_few(each)}")
     for name, (_, labels, *_) in parts.items():
         lacking = sorted(counts.keys() - set(labels))
-        if lacking:
+        if lacking and name in given and name != "train":
+            found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}")
+        elif lacking:
             found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}: there are too few")
     return found
 
