@@ -127,7 +127,7 @@ def suits_scikit_learn(
 
 def split(
     count: int,
-    labels: np.ndarray | None,
+    labels: Sequence | np.ndarray | None,
     val_share: float,
     test_share: float,
     seed: int,
@@ -151,7 +151,7 @@ def split(
         if val_share > 0:
             share = val_share * count / len(rest)
             if labels is not None:
-                labels = labels[rest]
+                labels = np.asarray(labels)[rest]
             rest, val = train_test_split(rest, test_size=share, stratify=labels, random_state=seed)
     except ValueError as error:
         raise UserError(f"the data cannot be split: {error}") from error
