@@ -208,10 +208,12 @@ class DataModule(LightningDataModule):
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
         examples, groups = self.read()
-        labels = examples["train"][1]
+        strata = examples["train"][1]
+        if not isinstance(strata, list):
+            strata = deciles(strata)
         return share_out(
             examples,
-            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            strata=strata,
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
@@ -327,8 +329,7 @@ class DataModule(LightningDataModule):
         if settings.balanced:
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(class_numbers(self.parts["train"][1], self.classes, "train").tolist())
         elif settings.shuffle and isinstance(self.train_set.sounds, list):
             # To open all files for their seconds would take long; their bytes grow with these.
             length = len if settings.path is None else size_of
