@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from scipy.signal import resample_poly
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -208,10 +207,12 @@ class DataModule(LightningDataModule):
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
         examples, groups = self.read()
-        labels = examples["train"][1]
+        strata = examples["train"][1]
+        if not isinstance(strata, list):
+            strata = deciles(strata)
         return share_out(
             examples,
-            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            strata=strata,
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
@@ -291,14 +292,13 @@ class DataModule(LightningDataModule):
         return SoundDataset(sounds, targets, self.rate, settings.max_seconds, settings.skip_unreadable)
 
     def teardown(self, stage: str) -> None:
-        """Say which files were passed over."""
+        """Add to the notes which files were passed over."""
         for split in ("train", "val", "test"):
             found = getattr(self, f"{split}_set", None)
             if found is not None and not found.readable.all():
                 note = passed_over(found.sounds, found.readable, split)
                 if note not in self.notes:
                     self.notes.append(note)
-                    rank_zero_info(note)
 
     @cached_property
     def batch_size(self) -> int:
@@ -327,8 +327,7 @@ class DataModule(LightningDataModule):
         if settings.balanced:
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(class_numbers(self.parts["train"][1], self.classes, "train").tolist())
         elif settings.shuffle and isinstance(self.train_set.sounds, list):
             # To open all files for their seconds would take long; their bytes grow with these.
             length = len if settings.path is None else size_of

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -35,7 +34,7 @@ from .harness.splits import (
     share_out,
     warn_of_other_data,
 )
-from .images import ENDINGS, colour, decode, describe, look, read_image
+from .images import ENDINGS, colour, decode, describe, look, note_other_colours, read_image
 
 
 class ImageDataset(Dataset):
@@ -220,10 +219,12 @@ class DataModule(LightningDataModule):
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
         examples, groups = self.read()
-        labels = examples["train"][1]
+        strata = examples["train"][1]
+        if not isinstance(strata, list):
+            strata = deciles(strata)
         return share_out(
             examples,
-            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            strata=strata,
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
@@ -307,14 +308,13 @@ class DataModule(LightningDataModule):
         return ImageFiles(images, targets, self.looks, self.hparams.skip_unreadable)
 
     def teardown(self, stage: str) -> None:
-        """Say which files were passed over."""
+        """Add to the notes which files were passed over."""
         for split in ("train", "val", "test"):
             images = getattr(self, f"{split}_set", None)
             if isinstance(images, ImageFiles) and not images.readable.all():
                 note = passed_over(images.files, images.readable, split)
                 if note not in self.notes:
                     self.notes.append(note)
-                    rank_zero_info(note)
 
     @cached_property
     def batch_size(self) -> int:
@@ -343,8 +343,7 @@ class DataModule(LightningDataModule):
         if settings.balanced:
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(class_numbers(self.parts["train"][1], self.classes, "train").tolist())
         return DataLoader(
             self.train_set,
             batch_size=self.batch_size,
@@ -377,6 +376,7 @@ class DataModule(LightningDataModule):
         for path in paths:
             for file in files_in(path, ENDINGS, self.notes):
                 files.append(str(file))
+        note_other_colours(files, self.channels, self.notes)
         self.predict_set = ImageFiles(files, None, self.looks)
         return files
 

@@ -173,7 +173,9 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     scale = (image_size or min(64, longer)) / longer
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     grey = all(one.mode in GREY or one.mode in DEEP for one in seen)
-    of = f"{len(seen)} images" if len(seen) == count else f"{len(seen)} of {count} images that were looked at"
+    of = f"{len(seen)} images"
+    if len(seen) < count:
+        of += f" looked at (of {count})"
     kind = "in grey" if grey else "in colour"
     notes.append(
         f"images are read {kind} with {size[1]}x{size[0]} pixels (--data.image_size); "
@@ -198,6 +200,20 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     if halved:
         notes.append(f"{halved} of {of} have 16 bits for each colour, of which the upper 8 are read")
     return {"channels": 1 if grey else 3, "size": size, "value_range": value_range}
+
+
+def note_other_colours(files: list[str], channels: int, notes: list[str]) -> None:
+    """Say if images are in colour, of which a model that was trained on grey ones sees the brightness."""
+    if channels > 1:
+        return
+    some = sample_of(files, CLOSELY)
+    try:
+        seen = look_at(some, look, skip=True)
+    except UserError:
+        return  # none can be read, which is said later
+    colourful = sum(one.mode not in GREY and one.mode not in DEEP for one in seen)
+    if colourful:
+        notes.append(f"{colourful} of {len(some)} images that were looked at are in colour, and read in grey")
 
 
 def note_transparency(clear: list[Look], of: str, background: str, notes: list[str]) -> None:

@@ -206,7 +206,7 @@ class DataModule(LightningDataModule):
         targets = self.find_targets(tables, self.target)
         tables = {split: tables[split] for split in targets}
         with_target, labels = targets["train"]
-        strata = labels if isinstance(labels, list) else deciles(labels)
+        strata = labels if isinstance(labels, list) else deciles(labels).tolist()
         groups = None
         if settings.group is not None:
             column = find_column(tables["train"], settings.group, "group", [])
@@ -336,7 +336,7 @@ class DataModule(LightningDataModule):
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
             labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(labels.tolist())
         return DataLoader(
             self.train_set,
             batch_size=self.batch_size,

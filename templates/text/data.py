@@ -222,20 +222,23 @@ class DataModule(LightningDataModule):
             self.notes.append(
                 f"{missing.sum()} of {len(texts)} texts are missing or empty; each is read as a space"
             )
-        texts = texts.fill_null(" ").replace("", " ")
-        too_long = int((texts.str.len_bytes() > self.max_length).sum())
+            texts = texts.set(missing, " ")
+        lengths = texts.str.len_bytes().cast(pl.Int64)
+        encoded = texts.cast(pl.Binary)
+        too_long = int((lengths > self.max_length).sum())
         if too_long:
             self.notes.append(
                 f"{too_long} of {len(texts)} texts ({too_long / len(texts):.0%}) are longer than "
                 f"{self.max_length} bytes; the rest of them is not read (--data.max_length)"
             )
-        cut = texts.cast(pl.Binary).bin.slice(0, self.max_length)
+            lengths = lengths.clip(upper_bound=self.max_length)
+            encoded = encoded.bin.slice(0, self.max_length)
         content = bytearray()
-        for start in range(0, len(cut), CHUNK):
-            content += b"".join(cut[start : start + CHUNK].to_list()).replace(b"\0", b" ")
-        lengths = torch.tensor(cut.bin.size().cast(pl.Int64).to_numpy())
-        ends = lengths.cumsum(0)
-        return Texts(torch.frombuffer(content, dtype=torch.uint8), ends - lengths, ends)
+        for start in range(0, len(encoded), CHUNK):
+            content += b"".join(encoded[start : start + CHUNK].to_list()).replace(b"\0", b" ")
+        ends = torch.tensor(lengths.cum_sum().to_numpy())
+        starts = ends - torch.tensor(lengths.to_numpy())
+        return Texts(torch.frombuffer(content, dtype=torch.uint8), starts, ends)
 
     @cached_property
     def parts(self) -> dict[str, tuple]:

@@ -16,7 +16,8 @@ from my_project.data import DataModule
 from my_project.harness.cells import TIMES, date_formats, read_dates
 from my_project.harness.errors import UserError
 from my_project.harness.hub import media_of, with_names
-from my_project.harness.tables import files_in_tables, read_table, texts_of
+from my_project.harness.labels import labelled_media
+from my_project.harness.tables import read_table, texts_of
 from my_project.network import Network
 from torch.utils.data import DataLoader
 
@@ -508,7 +509,9 @@ def test_images_in_a_table_are_read_where_a_batch_is_made(tmp_path):
     content = [{"bytes": bytes([number]) * 9, "path": f"{number}.png"} for number in range(6)]
     table = datasets.Dataset.from_dict({"image": content, "label": [0, 1] * 3}, features=features)
     table.to_parquet(tmp_path / "t.parquet")
-    files, labels = files_in_tables(str(tmp_path / "t.parquet"), None, notes=[])["train"]
+    path = str(tmp_path / "t.parquet")
+    found, _ = labelled_media(path, target=None, regression=None, group=None, notes=[])
+    files, labels = found["train"]
     assert labels == ["cat", "dog"] * 3
     loader = DataLoader(files, batch_size=None, num_workers=1)
     assert [file["bytes"] for file in loader] == [file["bytes"] for file in content]

@@ -301,7 +301,7 @@ def _read_slowly(source: Path | bytes, separator: str, skipped: int, file: Path)
     Raises:
         UserError: If rows have more or fewer cells than the header.
     """
-    rows = []
+    rows: list[list[str]] = []
     wrong = []
     with io.TextIOWrapper(_opened(source), encoding="utf-8-sig", newline="") as text:
         for _ in range(skipped):

@@ -50,7 +50,7 @@ def tables_from_hub(name: str) -> dict[str, pl.DataFrame]:
     return {split: with_names(table) for split, table in _splits(name).items()}
 
 
-def media_from_hub(name: str) -> dict[str, tuple[dict[str, Column], pl.DataFrame]]:
+def media_from_hub(name: str) -> dict[str, tuple[dict[str, Sequence], pl.DataFrame]]:
     """Return what `media_of` returns for each split of a data set on the hub."""
     found = {}
     for split, table in _splits(name).items():
@@ -59,11 +59,11 @@ def media_from_hub(name: str) -> dict[str, tuple[dict[str, Column], pl.DataFrame
     return found
 
 
-def media_of(table: "Table") -> tuple[dict[str, Column], "Table"]:
+def media_of(table: "Table") -> tuple[dict[str, Sequence], "Table"]:
     """Return the columns of images or sounds, left on disk and not decoded, and a table of the others."""
     import datasets
 
-    media = {}
+    media: dict[str, Sequence] = {}
     for column, feature in table.features.items():
         if isinstance(feature, datasets.Image | datasets.Audio):
             undecoded = table.cast_column(column, type(feature)(decode=False))

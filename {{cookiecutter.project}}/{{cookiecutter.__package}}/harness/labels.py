@@ -141,7 +141,8 @@ def labelled_media(
     for columns in media.values():
         if not columns:
             raise UserError(
-                f"{path} contains no images or sounds; give a folder that has a folder for each class"
+                f"{path} contains no images or sounds; give a folder that has a folder for each class, "
+                "or a table such as labels.csv that names the files in it"
             )
         if len(columns) > 1:
             raise UserError(
@@ -188,8 +189,9 @@ def tables_of_labels(top: Folder, skip: bool, notes: list[str]) -> dict[str, Lab
         if found and "train" not in found:
             raise UserError(f"{folder.path} has labels for {first_few(found)}, but none for training")
         if found:
-            names = [table.name for table in found.values()]
-            notes.append(f"the labels are in {first_few(dict.fromkeys(names))}")
+            names = first_few(dict.fromkeys(table.name for table in found.values()))
+            notes.append(f"the labels are in {names}")
+            note_unnamed(folder.all_files(), found, names, notes)
             return found
         folder = only_folder(folder)
     return {}
@@ -265,11 +267,19 @@ def rows_of_files(path: str, folder: Folder, skip: bool, notes: list[str]) -> La
         )
     if lost:
         notes.append(f"{table.name}: {len(lost)} rows of missing files are left out: {first_few(lost, 3)}")
-    table = without_repeats(table)
-    unnamed = len(files) - len(table.files)
+    return without_repeats(table)
+
+
+def note_unnamed(files: list[str], tables: dict[str, LabelTable], names: str, notes: list[str]) -> None:
+    """Say how many of the files are in none of the tables."""
+    unnamed = set(files)
+    for table in tables.values():
+        unnamed.difference_update(table.files)
     if unnamed:
-        notes.append(f"{unnamed} of {len(files)} files are not in {table.name} and are left out")
-    return table
+        examples = first_few([Path(file).name for file in sorted(unnamed)[:3]])
+        notes.append(
+            f"{len(unnamed)} of {len(files)} files are not in {names} and are left out, such as {examples}"
+        )
 
 
 def files_named_by(rows: pl.DataFrame, files: list[str], root: str) -> tuple[str | None, list[str | None]]:

@@ -105,7 +105,7 @@ def read_table(
     Raises:
         UserError: If a file cannot be read, has no rows, or lacks a column of the first one.
     """
-    tables = []
+    tables: list[pl.DataFrame] = []
     for file in files:
         table = _read_file(file, separator, notes)
         if not table.height or not table.width:
