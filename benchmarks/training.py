@@ -244,7 +244,7 @@ def losses(trainer: Trainer) -> dict[str, float]:
 
 def steps(trainer: Trainer, run: Training) -> dict[str, int]:
     """Return how many steps were done, and of how many examples."""
-    return {"steps": trainer.global_step, "examples": trainer.global_step * run.datamodule.hparams.batch_size}
+    return {"steps": trainer.global_step, "examples": trainer.global_step * run.datamodule.batch_size}
 
 
 def train_by_hand(flags: list[str]) -> dict[str, float]:
@@ -254,6 +254,7 @@ def train_by_hand(flags: list[str]) -> dict[str, float]:
     bfloat16 = cli.trainer.precision == "bf16-mixed"
     options = {**cli.model.hparams, **cli.datamodule.hparams, **stop, "bfloat16": bfloat16}
     cli.datamodule.setup("fit")
+    options["batch_size"] = cli.datamodule.batch_size
     train, val = batches(cli.datamodule, options)
     network = cli.model.network.to(cli.trainer.strategy.root_device)
     if cli.config.compile:

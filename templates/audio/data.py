@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -208,10 +208,12 @@ class DataModule(LightningDataModule):
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
         examples, groups = self.read()
-        labels = examples["train"][1]
+        strata = examples["train"][1]
+        if not isinstance(strata, list):
+            strata = deciles(strata)
         return share_out(
             examples,
-            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            strata=strata,
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
@@ -327,8 +329,7 @@ class DataModule(LightningDataModule):
         if settings.balanced:
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(class_numbers(self.parts["train"][1], self.classes, "train").tolist())
         elif settings.shuffle and isinstance(self.train_set.sounds, list):
             # To open all files for their seconds would take long; their bytes grow with these.
             length = len if settings.path is None else size_of
@@ -371,8 +372,9 @@ class DataModule(LightningDataModule):
 
     def test_example(self, index: int) -> tuple[np.ndarray, int]:
         """Return a sound of the test split and its samples a second; unreadable ones do not count."""
-        index = int(self.test_set.readable.nonzero()[index])
-        return self.test_set[index][0].numpy(), self.rate
+        sounds: Any = self.test_set
+        index = int(sounds.readable.nonzero()[index])
+        return sounds[index][0].numpy(), self.rate
 
 
 def collate(examples: list) -> tuple:

@@ -19,10 +19,11 @@ from .harness.opening import opened
 
 # What libsndfile reads: all of its formats but headerless ones.
 FORMATS = [f".{name.lower()}" for name in soundfile.available_formats() if name != "RAW"]
+COMMON = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aif", ".aiff")
 # What it does not read, but ffmpeg does, if it is installed.
 FFMPEG = shutil.which("ffmpeg")
 BY_FFMPEG = (".m4a", ".mp4", ".aac", ".3gp", ".amr", ".webm", ".wma")
-ENDINGS = (*FORMATS, ".aif", ".aifc", ".oga", ".opus", ".snd", ".sph", *(BY_FFMPEG if FFMPEG else ()))
+ENDINGS = (*COMMON, *FORMATS, ".aifc", ".snd", ".sph", *(BY_FFMPEG if FFMPEG else ()))
 LOWEST_RATE = 1000  # samples a second; a damaged header says anything, and resampling would take for ever
 HIGHEST_RATE = 1_000_000
 LOST = 0.01  # of the power of a channel: if the mean of all has less, they cancel each other out
@@ -81,7 +82,7 @@ def converted(file: Path, max_seconds: float) -> BytesIO:
     """
     limits = ["-v", "error", "-nostdin", "-protocol_whitelist", "file,pipe", "-t", str(max_seconds + 1)]
     form = ["-vn", "-f", "wav", "-c:a", "pcm_f32le", "-"]
-    done = subprocess.run([FFMPEG, *limits, "-i", f"file:{file}", *form], capture_output=True)
+    done = subprocess.run([str(FFMPEG), *limits, "-i", f"file:{file}", *form], capture_output=True)
     if done.returncode or not done.stdout:
         reason = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
         raise UserError(f"{file} is not a sound that ffmpeg can read: {reason[:100]}")

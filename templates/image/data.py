@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,7 @@ from .harness.splits import (
     share_out,
     warn_of_other_data,
 )
-from .images import ENDINGS, colour, decode, describe, look, read_image
+from .images import ENDINGS, colour, decode, describe, look, note_other_colours, read_image
 
 
 class ImageDataset(Dataset):
@@ -220,10 +220,12 @@ class DataModule(LightningDataModule):
         """What `read` returns, for all of the splits "train", "val" and "test"."""
         settings = self.hparams
         examples, groups = self.read()
-        labels = examples["train"][1]
+        strata = examples["train"][1]
+        if not isinstance(strata, list):
+            strata = deciles(strata)
         return share_out(
             examples,
-            strata=deciles(labels) if isinstance(labels, np.ndarray) else labels,
+            strata=strata,
             groups=groups,
             val_share=settings.val_share,
             test_share=settings.test_share,
@@ -343,8 +345,7 @@ class DataModule(LightningDataModule):
         if settings.balanced:
             if not self.classes:
                 raise UserError("data.balanced true is not possible: a regression has no classes")
-            labels = class_numbers(self.parts["train"][1], self.classes, "train")
-            sampler = balanced_sampler(labels)
+            sampler = balanced_sampler(class_numbers(self.parts["train"][1], self.classes, "train").tolist())
         return DataLoader(
             self.train_set,
             batch_size=self.batch_size,
@@ -377,15 +378,16 @@ class DataModule(LightningDataModule):
         for path in paths:
             for file in files_in(path, ENDINGS, self.notes):
                 files.append(str(file))
+        note_other_colours(files, self.channels, self.notes)
         self.predict_set = ImageFiles(files, None, self.looks)
         return files
 
     def test_example(self, index: int) -> Image.Image:
         """Return an image of the test split, to look at; those that cannot be read do not count."""
-        images = self.test_set
+        images: Any = self.test_set
         if isinstance(images, ImageFiles):
             index = int(images.readable.nonzero()[index])
-        image, _ = images[index]
+        image = images[index][0]
         return Image.fromarray(image.permute(1, 2, 0).squeeze(2).numpy())
 
 

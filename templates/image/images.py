@@ -153,7 +153,7 @@ def look(item: str | Path | dict) -> Look:
         if orientation(image) >= 5:  # held on its side
             width, height = height, width
         several = image.format != "MPO" and getattr(image, "is_animated", False)
-        bits = 16 if image.mode in DEEP or ";16" in str(image.tile) else 8
+        bits = 16 if image.mode in DEEP or ";16" in str(getattr(image, "tile", "")) else 8
         return Look(item, height, width, image.mode, bits, image.has_transparency_data, several)
 
 
@@ -200,6 +200,20 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     return {"channels": 1 if grey else 3, "size": size, "value_range": value_range}
 
 
+def note_other_colours(files: list[str], channels: int, notes: list[str]) -> None:
+    """Say if images are in colour, of which a model that was trained on grey ones sees the brightness."""
+    if channels > 1:
+        return
+    some = sample_of(files, CLOSELY)
+    try:
+        seen = look_at(some, look, skip=True)
+    except UserError:
+        return  # none can be read, which is said later
+    colourful = sum(one.mode not in GREY and one.mode not in DEEP for one in seen)
+    if colourful:
+        notes.append(f"{colourful} of {len(some)} images that were looked at are in colour, and read in grey")
+
+
 def note_transparency(clear: list[Look], of: str, background: str, notes: list[str]) -> None:
     """Say how many images may be transparent, and whether the background hides what they show."""
     files = [one.file for one in sample_of(clear, CLOSELY)]
@@ -213,7 +227,8 @@ def note_transparency(clear: list[Look], of: str, background: str, notes: list[s
 def is_plain_on(background: str, item: str | Path | dict) -> bool:
     """Return whether an image is of one colour on a background."""
     with open_image(item) as image:
-        return all(low == high for low, high in opaque(image, background).getextrema())
+        pixels = np.asarray(opaque(image, background))
+        return bool((pixels == pixels[0, 0]).all())
 
 
 def range_of(deep: list[Look]) -> list[float]:

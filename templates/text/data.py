@@ -89,15 +89,13 @@ class TextDataset(Dataset):
     Args:
         texts: The texts.
         labels: int64 (N,); None for texts to predict on.
-
-    Attributes:
-        readable: bool (N,): False for each text to predict on that is in a file which cannot be read.
+        readable: bool (N,), False for each of these whose file cannot be read: predict.py leaves them out.
     """
 
-    def __init__(self, texts: Texts, labels: Tensor | None):
+    def __init__(self, texts: Texts, labels: Tensor | None, readable: Tensor | None = None):
         self.texts = texts
         self.labels = labels
-        self.readable = torch.ones(len(texts), dtype=torch.bool).share_memory_()
+        self.readable = readable
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -196,6 +194,9 @@ class DataModule(LightningDataModule):
             tables, target, settings.path, regression=False, decimal=None, missing=[], notes=self.notes
         )
         check_classes(found["train"][1], target, self.notes)
+        unused = [name for name in train.columns if name not in (target, self.found_column, settings.group)]
+        if unused:
+            self.notes.append(f"not used: {first_few(unused)}; the texts are in {self.found_column}")
         examples = {}
         for split, (rows, labels) in found.items():
             column = find_column(tables[split], self.found_column, "text_column", [])
@@ -221,20 +222,23 @@ class DataModule(LightningDataModule):
             self.notes.append(
                 f"{missing.sum()} of {len(texts)} texts are missing or empty; each is read as a space"
             )
-        texts = texts.fill_null(" ").replace("", " ")
-        too_long = int((texts.str.len_bytes() > self.max_length).sum())
+            texts = texts.set(missing, " ")
+        lengths = texts.str.len_bytes().cast(pl.Int64)
+        encoded = texts.cast(pl.Binary)
+        too_long = int((lengths > self.max_length).sum())
         if too_long:
             self.notes.append(
                 f"{too_long} of {len(texts)} texts ({too_long / len(texts):.0%}) are longer than "
                 f"{self.max_length} bytes; the rest of them is not read (--data.max_length)"
             )
-        cut = texts.cast(pl.Binary).bin.slice(0, self.max_length)
+            lengths = lengths.clip(upper_bound=self.max_length)
+            encoded = encoded.bin.slice(0, self.max_length)
         content = bytearray()
-        for start in range(0, len(cut), CHUNK):
-            content += b"".join(cut[start : start + CHUNK].to_list()).replace(b"\0", b" ")
-        lengths = torch.tensor(cut.bin.size().cast(pl.Int64).to_numpy())
-        ends = lengths.cumsum(0)
-        return Texts(torch.frombuffer(content, dtype=torch.uint8), ends - lengths, ends)
+        for start in range(0, len(encoded), CHUNK):
+            content += b"".join(encoded[start : start + CHUNK].to_list()).replace(b"\0", b" ")
+        ends = torch.tensor(lengths.cum_sum().to_numpy())
+        starts = ends - torch.tensor(lengths.to_numpy())
+        return Texts(torch.frombuffer(content, dtype=torch.uint8), starts, ends)
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
@@ -373,7 +377,7 @@ class DataModule(LightningDataModule):
                     texts.append(pl.Series([" "]))
                     continue
                 texts.append(found)
-                if self.facts["whole_files"]:
+                if self.facts["whole_files"] and file.suffix.lower() == ".txt":
                     names.append(str(file))
                 else:
                     names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
@@ -381,8 +385,9 @@ class DataModule(LightningDataModule):
             raise UserError(first_few(problems, 3))
         if not names:
             return names
-        self.predict_set = TextDataset(self.encode(pl.concat(texts)), None)
-        self.predict_set.readable[unreadable] = False
+        readable = torch.ones(len(names), dtype=torch.bool)
+        readable[unreadable] = False
+        self.predict_set = TextDataset(self.encode(pl.concat(texts)), None, readable)
         return names
 
     def texts_in(self, file: Path) -> pl.Series:
@@ -391,11 +396,11 @@ class DataModule(LightningDataModule):
         Raises:
             UserError: If the file cannot be read.
         """
-        if self.facts["whole_files"]:
-            return pl.Series([read_text(file, self.notes).strip()])
         if is_table(file, self.facts["text_column"]):
             table = read_table([file], separator=self.hparams.separator, notes=self.notes)
             return texts_of(table, self.text_column(table, []))
+        if self.facts["whole_files"]:
+            return pl.Series([read_text(file, self.notes).strip()])
         return pl.Series(read_lines(file, self.notes), dtype=pl.String)
 
     def test_example(self, index: int) -> str:

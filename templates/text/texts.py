@@ -45,15 +45,15 @@ def find_text_column(
     if len(likely) != 1:
         names = first_few([column[:40] for column in likely or columns], 8)
         raise UserError(f"which column has the texts? Set --data.text_column to one of {names}")
-    notes.append(f"the texts are in the column {likely[0]} (--data.text_column)")
+    notes.append(f"the column {likely[0]} is taken for that of the texts (--data.text_column)")
     return likely[0]
 
 
 def mostly_has(column: pl.Series, pattern: str) -> bool:
     """Return whether most of about a thousand cells of a column are texts in which a pattern is found."""
-    if column.dtype != pl.String:
+    if column.dtype not in (pl.String, pl.Categorical, pl.Enum):
         return False
-    some = column.gather_every(1 + len(column) // 1000).drop_nulls()
+    some = column.gather_every(1 + len(column) // 1000).drop_nulls().cast(pl.String)
     return len(some) > 0 and some.str.contains(pattern).mean() > 0.5
 
 

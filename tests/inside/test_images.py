@@ -335,6 +335,16 @@ def dark_notes(folder: Path) -> list[str]:
     return data.notes
 
 
+def test_colours_that_a_model_of_grey_images_cannot_see_are_said(tmp_path):
+    paint_classes(tmp_path)
+    data = DataModule()
+    data.setup("fit")
+    data.predict_inputs([tmp_path])
+    assert said(data.notes, "20 of 20", "in colour, and read in grey")
+    assert data.predict_set is not None
+    assert data.predict_set[0].shape == (1, 8, 8)
+
+
 def test_cmyk_palettes_and_black_and_white(tmp_path):
     Image.new("RGB", (12, 10), (200, 30, 30)).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
     Image.new("RGB", (12, 10), (200, 30, 30)).quantize().save(tmp_path / "palette.png")

@@ -94,7 +94,7 @@ def test_quotes_that_are_never_closed_lose_no_row(tmp_path):
     (tmp_path / "Messages").write_text("\n".join(["Label\tSMS", *lines]) + "\n")
     data = read(tmp_path / "Messages")
     assert contents(data) == {text.strip(): label for text, label in rows}
-    assert any("the texts are in the column SMS" in note for note in data.notes)
+    assert any("the column SMS is taken for that of the texts" in note for note in data.notes)
 
 
 def folder_of_texts(folder: Path, rows) -> Path:
@@ -243,7 +243,6 @@ def test_a_file_that_cannot_be_read_is_left_out_of_the_prediction(tmp_path):
     names = data.predict_inputs([new])
     assert names == [f"{new}/a.txt:1", f"{new}/a.txt:2", f"{new}/b.txt", f"{new}/c.csv:1"]
     assert data.predict_set.readable.tolist() == [True, True, False, True]
-    assert data.predict_set.readable.is_shared()
     with pytest.raises(UserError, match=r"b\.txt"):
         data.predict_inputs([new / "b.txt"])
 
@@ -253,6 +252,7 @@ def test_prediction_reads_the_column_of_training(tmp_path):
     data = read(write(tmp_path / "texts.csv", "code,review,number,label", rows))
     trained = DataModule()
     trained.load_state_dict(json.loads(json.dumps(data.state_dict())))
+    assert "not used: code, number; the texts are in review" in data.notes
     write(tmp_path / "new.csv", "author,review", [("me", "abc"), ("you", "def")])
     write(tmp_path / "new.txt", "author,review", [("me", "abc"), ("you", "d, e")], "\t")
     for file in ("new.csv", "new.txt"):

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -68,7 +69,7 @@ def labelled_files(
     group: str | None,
     skip: bool,
     notes: list[str],
-) -> tuple[dict[str, Examples], list[str | None] | None]:
+) -> tuple[dict[str, Examples], list | None]:
     """Return files and labels of each split, and the group of each training file if groups are asked for.
 
     The labels are in a table such as labels.csv, beside the files or above them, with a column that names
@@ -114,7 +115,7 @@ def labelled_files(
 
 def labelled_media(
     path: str, *, target: str | None, regression: bool | None, group: str | None, notes: list[str]
-) -> tuple[dict[str, Examples], list[str | None] | None]:
+) -> tuple[dict[str, Examples], list | None]:
     """Return what `labelled_files` returns, for images or sounds that a table contains.
 
     Each of them is a dict of its content, "bytes", and of its name, "path".
@@ -135,12 +136,13 @@ def labelled_media(
         for split, table in read_tables(path, notes=notes).items():
             media[split], tables[split] = media_in(table), table
     else:
-        for split, (columns, table) in media_from_hub(path).items():
-            media[split], tables[split] = columns, table
+        for split, (on_disk, table) in media_from_hub(path).items():
+            media[split], tables[split] = on_disk, table
     for columns in media.values():
         if not columns:
             raise UserError(
-                f"{path} contains no images or sounds; give a folder that has a folder for each class"
+                f"{path} contains no images or sounds; give a folder that has a folder for each class, "
+                "or a table such as labels.csv that names the files in it"
             )
         if len(columns) > 1:
             raise UserError(
@@ -159,9 +161,9 @@ def labelled_media(
     return found, groups
 
 
-def media_in(table: pl.DataFrame) -> dict[str, pl.Series]:
+def media_in(table: pl.DataFrame) -> dict[str, Sequence]:
     """Return the columns whose cells have the content of a file and its name, as `datasets` writes them."""
-    media = {}
+    media: dict[str, Any] = {}  # a series is no Sequence for a type checker
     for name, kind in table.schema.items():
         if isinstance(kind, pl.Struct) and {"bytes", "path"} <= {field.name for field in kind.fields}:
             media[name] = table[name]
@@ -187,8 +189,9 @@ def tables_of_labels(top: Folder, skip: bool, notes: list[str]) -> dict[str, Lab
         if found and "train" not in found:
             raise UserError(f"{folder.path} has labels for {first_few(found)}, but none for training")
         if found:
-            names = [table.name for table in found.values()]
-            notes.append(f"the labels are in {first_few(dict.fromkeys(names))}")
+            names = first_few(dict.fromkeys(table.name for table in found.values()))
+            notes.append(f"the labels are in {names}")
+            note_unnamed(folder.all_files(), found, names, notes)
             return found
         folder = only_folder(folder)
     return {}
@@ -264,11 +267,19 @@ def rows_of_files(path: str, folder: Folder, skip: bool, notes: list[str]) -> La
         )
     if lost:
         notes.append(f"{table.name}: {len(lost)} rows of missing files are left out: {first_few(lost, 3)}")
-    table = without_repeats(table)
-    unnamed = len(files) - len(table.files)
+    return without_repeats(table)
+
+
+def note_unnamed(files: list[str], tables: dict[str, LabelTable], names: str, notes: list[str]) -> None:
+    """Say how many of the files are in none of the tables."""
+    unnamed = set(files)
+    for table in tables.values():
+        unnamed.difference_update(table.files)
     if unnamed:
-        notes.append(f"{unnamed} of {len(files)} files are not in {table.name} and are left out")
-    return table
+        examples = first_few([Path(file).name for file in sorted(unnamed)[:3]])
+        notes.append(
+            f"{len(unnamed)} of {len(files)} files are not in {names} and are left out, such as {examples}"
+        )
 
 
 def files_named_by(rows: pl.DataFrame, files: list[str], root: str) -> tuple[str | None, list[str | None]]:
@@ -339,7 +350,7 @@ def label_column(table: LabelTable, target: str | None, notes: list[str]) -> str
     columns = [name for name in table.rows.columns if name.lower() not in SPLIT_COLUMNS]
     usual = [name for name in columns if name.lower() in TARGETS]
     if target is None and not usual and len(columns) == 1:
-        notes.append(f"the labels are in the column {columns[0]} of {table.name}")
+        notes.append(f"the column of the labels is {columns[0]}")
         return columns[0]
     return find_column(table.rows, target, "target", TARGETS)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -93,7 +94,10 @@ def readable_files(
         check = quick
     if not check:
         return None
-    workers = 0 if quick else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    workers = 0
+    if not quick:
+        workers = os.cpu_count() or 1
+        rank_zero_info(f"reading all {len(files)} files to find those that cannot be read (--data.check)")
     loader = DataLoader(Attempts(files, look), batch_size=16, num_workers=workers, collate_fn=list)
     kept = []
     problems = []

@@ -96,7 +96,7 @@ def share_out(
     if notes is not None:
         notes += descriptions(parts, list(examples), fold, num_folds)
         if groups is not None:
-            notes.append(f"groups: {members.max() + 1}, each in one split")
+            notes.append(described_groups(groups, members.max() + 1))
     return parts
 
 
@@ -127,7 +127,7 @@ def suits_scikit_learn(
 
 def split(
     count: int,
-    labels: np.ndarray | None,
+    labels: Sequence | np.ndarray | None,
     val_share: float,
     test_share: float,
     seed: int,
@@ -151,7 +151,7 @@ def split(
         if val_share > 0:
             share = val_share * count / len(rest)
             if labels is not None:
-                labels = labels[rest]
+                labels = np.asarray(labels)[rest]
             rest, val = train_test_split(rest, test_size=share, stratify=labels, random_state=seed)
     except ValueError as error:
         raise UserError(f"the data cannot be split: {error}") from error
@@ -293,9 +293,19 @@ def descriptions(
     found.append(f"classes: {len(counts)}, the most frequent first: {first_few(each)}")
     for name, (_, labels, *_) in parts.items():
         lacking = sorted(counts.keys() - set(labels))
-        if lacking:
+        if lacking and name in given and name != "train":
+            found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}")
+        elif lacking:
             found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}: there are too few")
     return found
+
+
+def described_groups(groups: Sequence, count: int) -> str:
+    """Return a sentence on the groups of the examples."""
+    alone = sum(group is None for group in groups)
+    if alone:
+        return f"groups: {count}, each in one split; {alone} of them are examples without a group"
+    return f"groups: {count}, each in one split"
 
 
 def encode(values: Sequence) -> tuple[Sequence, np.ndarray]:
@@ -326,7 +336,7 @@ def select(values, indices: np.ndarray):
 
 def class_names(labels: Sequence) -> list[str]:
     """Return the names of the classes, in order: numbers by their size, others by the alphabet."""
-    names = sorted(set(map(str, labels)))
+    names = sorted(map(str, set(labels)))
     try:
         return sorted(names, key=float)
     except ValueError:
@@ -351,15 +361,14 @@ def class_numbers(labels: Sequence, classes: list[str], split: str) -> np.ndarra
         UserError: If a label does not occur in training.
     """
     places = {name: place for place, name in enumerate(classes)}
-    names = list(map(str, labels))
-    unknown = sorted(set(names) - places.keys())
+    unknown = sorted(set(map(str, set(labels))) - places.keys())
     if unknown:
         quoted = [f"'{name}'" for name in unknown]
         raise UserError(
             f"label {first_few(quoted)} in the {SPLITS[split]} split does not occur in the training split "
             f"(classes: {first_few(classes, 10)})"
         )
-    return np.fromiter(map(places.__getitem__, names), dtype=np.int64, count=len(names))
+    return np.fromiter(map(places.__getitem__, map(str, labels)), dtype=np.int64, count=len(labels))
 
 
 def fingerprint(parts: dict[str, tuple]) -> int:
