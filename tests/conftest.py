@@ -27,6 +27,8 @@ LONGEST = [
     "test_training.py",
     "test_stuck.py",
     "test_tracking.py",
+    "test_search.py",
+    "test_runs.py",
     "test_chaos.py",
 ]
 

@@ -12,7 +12,7 @@ from .runs import best_value
 from .sweep import Choice, Sweep
 
 if TYPE_CHECKING:
-    from .search import Trial
+    from .trials import Trial
 
 LEAST_TRIALS = 5  # of which something can be said about importances
 MISSING = "Optuna is not installed: pip install optuna"
