@@ -21,6 +21,7 @@ collect_ignore = ["inside", "plain"]
 LONGEST = [
     "test_own_data.py",
     "test_plain_lightning.py",
+    "test_recipes.py",
     "test_tasks.py",
     "test_resume.py",
     "test_tracking.py",
@@ -32,6 +33,8 @@ LONGEST = [
     "test_processes.py",
     "test_stopping.py",
     "test_render.py",
+    "test_search.py",
+    "test_runs.py",
     "test_chaos.py",
 ]
 

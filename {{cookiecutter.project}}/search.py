@@ -2,7 +2,9 @@
 
 import argparse
 import signal
+import sys
 from pathlib import Path
+from typing import Any
 
 from {{ cookiecutter.__package }}.harness.errors import (
     UserError,
@@ -14,7 +16,6 @@ from {{ cookiecutter.__package }}.harness.folder import (
 )
 from {{ cookiecutter.__package }}.harness.search import (
     Search,
-    leave_at_sigterm,
 )
 from {{ cookiecutter.__package }}.harness.sweep import (
     Sweep,
@@ -70,6 +71,11 @@ def refuse_other_folder(sweep: Sweep, flags: list[str]) -> None:
     name = "trainer.default_root_dir"
     if name in sweep.parameters or any(flag.startswith(f"--{name}") for flag in flags):
         raise UserError(f"give {name} in config.yaml: there the search and runs.py look for the runs")
+
+
+def leave_at_sigterm(*_: Any) -> None:
+    """End the search as Ctrl-C does."""
+    sys.exit(128 + signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .parameters import Choice
 from .runs import best_value
-from .sweep import Choice, Sweep
+from .sweep import Sweep
 
 if TYPE_CHECKING:
-    from .search import Trial
+    from .trials import Trial
 
 LEAST_TRIALS = 5  # of which something can be said about importances
 MISSING = "Optuna is not installed: pip install optuna"

@@ -5,15 +5,12 @@ trial, and the lock of each that somebody trains; all else is in the runs. A tri
 lock is free was left by a process that was killed: whoever comes first continues it.
 """
 
-import os
 import random
 import re
-import signal
-import subprocess
 import sys
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +19,15 @@ from filelock import FileLock, Timeout
 
 from .compare import number, print_table
 from .errors import UserError, first_few
-from .folder import RunFolder, command, shortened
+from .folder import command, shortened
 from .optimize import draw_search, propose
-from .records import LOADER, is_running, read_last_values, read_settings, read_state
+from .records import LOADER, read_last_values, read_settings
 from .runs import Row, best_value, read_run
 from .sweep import Sweep, as_text, command_of
+from .trials import RunningTrial, Trial
 
 SECONDS = 0.2  # between two looks at the trials
 MOST_FAILURES = 3  # in a row: then it is not the settings of a trial
-
-
-@dataclass
-class Trial:
-    """A trial, as its file says.
-
-    Attributes:
-        points: Where in the range of each parameter its value lies, from 0 to 1, or the place of the value.
-        end: How it ended: "finished", "pruned" or "failed"; empty as long as it is to be trained.
-    """
-
-    number: int
-    id: str
-    parameters: dict[str, Any]
-    points: dict[str, float]
-    end: str = ""
-    reason: str = ""
 
 
 class Search:
@@ -333,123 +314,6 @@ class Search:
         return row
 
 
-class RunningTrial:
-    """A trial that this process trains."""
-
-    def __init__(self, search: Search, trial: Trial, lock: FileLock, jobs: int):
-        self.search = search
-        self.trial = trial
-        self.lock = lock
-        self.environment = environment(trial, jobs)
-        self.process: subprocess.Popen | None = None
-        self.rounds = 0  # of hyperband that it has passed
-        self.pruned = False
-        self.start()
-
-    def start(self) -> None:
-        """Start the run, or wait for it if it is still trained: the search that started it was killed."""
-        if is_running(self.search.run_of(self.trial)):
-            return
-        with self.search.output_of(self.trial).open("ab") as output:
-            self.process = subprocess.Popen(
-                self.search.command(self.trial),
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-            )
-
-    def is_over(self) -> bool:
-        """Return whether the trial is over for this process, which is written down then."""
-        run = self.search.run_of(self.trial)
-        if self.process is None:
-            if is_running(run):
-                return False
-            if read_state(run).get("finished"):
-                return self.end("finished", "")
-            self.start()
-            return False
-        code = self.process.poll()
-        if code is None:
-            self.prune_if_bad()
-            return False
-        if code == 0 and read_state(run).get("finished"):
-            return self.end("finished", "")
-        if self.pruned:
-            RunFolder(run).note(pruned=self.rounds)
-            return self.end("pruned", f"{len(self.search.history(self.trial))} values")
-        if is_running(run):  # by a process that an earlier search has left
-            self.process = None
-            return False
-        if code < 0 or code > 128:
-            self.search.given_up.add(self.trial.number)
-            return self.end("", f"killed by signal {abs(code) % 128}")
-        return self.end("failed", self.last_words())
-
-    def prune_if_bad(self) -> None:
-        """End the run if it has come to a round of hyperband and is not good enough to go on."""
-        hyperband = self.search.sweep.hyperband
-        if hyperband is None or self.pruned:
-            return
-        sign = -1 if self.search.maximize else 1
-        history = [sign * value for value in self.search.history(self.trial)]
-        passed = len([number for number in hyperband.rounds if number <= len(history)])
-        if passed <= self.rounds:
-            return
-        self.rounds = passed
-        others = []
-        for other in self.search.trials():
-            others.append([sign * value for value in self.search.history(other)])
-        if hyperband.ends(history, others):
-            self.pruned = True
-            assert self.process is not None
-            self.process.terminate()
-
-    def end(self, how: str, reason: str) -> bool:
-        """Write down how the trial ended, and let others have it if it has not."""
-        self.trial.end = how
-        self.trial.reason = reason
-        if how:
-            self.search.write(self.trial)
-        self.lock.release()
-        return True
-
-    def last_words(self) -> str:
-        """Return the line that says why the run failed."""
-        text = self.search.output_of(self.trial).read_text(encoding="utf-8", errors="replace")
-        lines = [line.strip() for line in text.splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("error: ")]
-        if not lines:
-            return "it printed nothing"
-        return (errors or lines)[-1].removeprefix("error: ")[:400]
-
-    def ask_to_stop(self) -> None:
-        """Let the run save and leave: the search ends before its time."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-
-    def wait(self) -> None:
-        """Wait until the run has left, and let others have the trial."""
-        if self.process is not None:
-            self.process.wait()
-        self.lock.release()
-
-
-def environment(trial: Trial, jobs: int) -> dict[str, str]:
-    """Return the environment of a trial: its id, and its share of the cores."""
-    variables = {**os.environ, "WANDB_RUN_ID": trial.id}
-    if jobs > 1:
-        variables.setdefault("OMP_NUM_THREADS", str(max(1, cores() // jobs)))
-    return variables
-
-
-def cores() -> int:
-    """Return the number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def logged_names(run: Path) -> list[str]:
     """Return the names of what a run has logged."""
     return sorted(read_last_values(run / "metrics.csv", None)[1])
@@ -460,8 +324,3 @@ def write_yaml(file: Path, content: dict[str, Any]) -> None:
     part = file.with_name(f".{file.name}.part")
     part.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     part.replace(file)
-
-
-def leave_at_sigterm(*_: Any) -> None:
-    """End the search as Ctrl-C does."""
-    sys.exit(128 + signal.SIGTERM)
