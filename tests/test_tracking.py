@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
-from project import TINY, run, start
+from project import TINY, environment, run, start
 from wandb_server import Run, WandbServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]

@@ -1,8 +1,8 @@
 """A table that is larger than the memory, or than the disk: read row by row, from Parquet files.
 
 Hugging Face `datasets` reads them from a folder, a web address or the hub, without keeping them. A run that
-stopped goes on at its row, without reading the rows before: the stream says where it is. That is exact because
-rows come in the order of the files: shuffle them once, when you write them.
+stopped goes on at its row, without reading the rows before: the stream says where it is. That is exact
+because rows come in the order of the files: shuffle them once, when you write them.
 """
 
 from pathlib import Path
