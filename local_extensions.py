@@ -19,7 +19,7 @@ lightning_fabric lightning_utilities markupsafe matplotlib mpl_toolkits mpmath m
 mypyc narwhals networkx numpy opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
 opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
 opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
-opentelemetry_semantic_conventions packaging pathspec pil pillow pkg_resources platformdirs pluggy polars
+opentelemetry_semantic_conventions packaging pandas pathspec pil pillow pkg_resources platformdirs pluggy polars
 polars_runtime_32 propcache protobuf py pycparser pydantic pydantic_core pygments pylab pyparsing pytest
 python_dateutil pytorch_lightning pyyaml requests ruff scikit_learn scipy setuptools six sklearn sniffio
 soundfile sympy threadpoolctl torch torchgen torchmetrics tqdm typeshed_client typing_extensions
@@ -30,13 +30,13 @@ _OPTIONAL = """
 accelerate apex audioread bitsandbytes colossalai comet_ml cuda cv2 dask datasets deepspeed dill evaluate
 fairscale fastexcel hf_xet httpcore2 httpx2 huggingface_hub hydra ipython ipywidgets jax keras litdata
 litlogger ml_dtypes mlflow multiprocess neptune numba nvidia omegaconf onnx onnx_ir onnxruntime onnxscript
-optuna pandas plotly psutil pyarrow pytest_cov pytorch ray rich safetensors seaborn sentry_sdk tensorboard
+optuna plotly psutil pyarrow pytest_cov pytorch ray rich safetensors seaborn sentry_sdk tensorboard
 tensorboardx tensorflow tensorrt timm tokenizers torch_tensorrt torch_xla torchao torchaudio torchdata
 torchtext torchvision tornado transformer_engine transformers triton truststore xarray
 """
 # In the project, or in its .gitignore, or given a meaning of their own by packaging tools.
 _PROJECT = """
-agents build checkpoints config conftest data dist docs env evaluate experiments export harness license
+agents build checkpoints config conftest data dist docs env evaluate experiments export folds harness license
 lightning_logs logs main model network outputs predict pyproject readme requirements runs search setup slurm
 src sweep test tests train venv wandb
 """

@@ -24,15 +24,12 @@ ENDINGS = (*TEXTS, *JSONS, *PARQUETS, *EXCELS)
 TARGETS = ("label", "labels", "target", "class", "category")  # usual names of the column of targets
 
 
-def read_tables(
-    path: str, *, separator: str | None = None, decimal: str | None = None, notes: list[str]
-) -> dict[str, pl.DataFrame]:
+def read_tables(path: str, *, separator: str | None = None, notes: list[str]) -> dict[str, pl.DataFrame]:
     """Return the table of each split: "train", and "val" and "test" where files are called so.
 
     Args:
         path: A file, a folder of files, or the name of a data set on the Hugging Face hub.
         separator: What is between two cells of a text; None: it is recognised.
-        decimal: The decimal sign; see `read_table`.
         notes: Gets a sentence for what is worth knowing.
 
     Raises:
@@ -43,7 +40,7 @@ def read_tables(
         return tables_from_hub(path)
     tables = {}
     for split, files in splits_of(table_files(root), root, notes).items():
-        tables[split] = read_table(files, separator=separator, decimal=decimal, notes=notes)
+        tables[split] = read_table(files, separator=separator, notes=notes)
     return tables
 
 
@@ -94,13 +91,11 @@ def table_files(root: Path) -> list[Path]:
         return others
 
 
-def read_table(
-    files: list[Path], *, separator: str | None = None, decimal: str | None = None, notes: list[str]
-) -> pl.DataFrame:
+def read_table(files: list[Path], *, separator: str | None = None, notes: list[str]) -> pl.DataFrame:
     """Return the rows of files that have the same columns, in whatever order.
 
-    Cells of text files are texts, as they stand there, and null where they are empty; columns.py reads
-    them as numbers, with the `decimal` sign that is given there.
+    Cells of text files are texts, as they stand there, and null where they are empty; cells.py reads
+    them as numbers.
 
     Raises:
         UserError: If a file cannot be read, has no rows, or lacks a column of the first one.
