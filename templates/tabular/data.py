@@ -93,7 +93,7 @@ class DataModule(LightningDataModule):
         split_seed: Seed of the split; it also decides which rows are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Rows in a batch, on each device; null: 64, or less where `path` has few.
+        batch_size: Rows in a batch, on each device; null: 64, more in a large table, fewer in a small one.
         num_workers: Processes that load batches; null: none, since the rows are in memory.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.
@@ -154,37 +154,39 @@ class DataModule(LightningDataModule):
             return {"train": built_in(settings.dataset)}
         return read_tables(settings.path, separator=settings.separator, notes=self.notes)
 
-    def find_targets(self, tables: dict[str, pl.DataFrame], target: str) -> dict[str, tuple]:
-        """Return for each split the rows that have a target, and their targets."""
-        regression = self.hparams.regression
-        if self.is_trained:
-            regression = not self.classes
-        return find_targets(
-            tables,
-            target,
-            self.source,
-            regression=regression,
-            decimal=self.hparams.decimal,
-            missing=self.hparams.missing or [],
-            notes=self.notes,
-        )
+    def read_examples(self) -> tuple[dict[str, pl.DataFrame], dict[str, tuple], list | None]:
+        """Return the rows of each split, which of them have a target, with it, and the groups in training.
 
-    def read_rows(self, tables: dict[str, pl.DataFrame], target: str) -> dict[str, pl.DataFrame]:
-        """Return the columns to learn from: numbers as Float64, dates as Datetime, texts as String.
-
-        A missing cell is null. Out of a checkpoint, the columns are those of the training.
+        In rows, numbers are Float64, dates Datetime and texts String; a missing cell is null. Out of a
+        checkpoint, the columns are those of the training.
         """
         settings = self.hparams
         missing = settings.missing or []
-        tables = dict(tables)
+        categories = settings.categories or []
+        tables = self.read()
+        train = tables["train"]
+        self.target = find_column(train, settings.target, "target", TARGETS)
+        targets = find_targets(
+            tables,
+            self.target,
+            self.source,
+            regression=not self.classes if self.is_trained else settings.regression,
+            decimal=settings.decimal,
+            missing=missing,
+            notes=self.notes,
+        )
+        groups = None
+        if settings.group is not None:
+            with_target, _ = targets["train"]
+            column = find_column(train, settings.group, "group", [])
+            groups = texts_of(train, column)[with_target].to_list()
         if self.is_trained:
             self.kinds = kinds_of(self.columns)
         else:
-            train = tables["train"]
-            categories = settings.categories or []
-            names = choose_columns(train, target, settings.ignore or [], settings.only, settings.group)
+            names = choose_columns(train, self.target, settings.ignore, settings.only, settings.group)
+            del train  # or its texts would stay in memory beside the numbers
             kinds, tables["train"] = find_kinds(
-                train.select(names),
+                tables.pop("train").select(names),
                 self.source,
                 decimal=settings.decimal,
                 missing=missing,
@@ -193,25 +195,19 @@ class DataModule(LightningDataModule):
             )
             self.kinds = leave_out(tables["train"], kinds, categories, self.notes)
         rows = {}
-        for split, table in tables.items():
-            rows[split] = read_kinds(table, self.kinds, self.source, missing=missing, notes=self.notes)
-        return rows
+        for split in targets:
+            rows[split] = read_kinds(
+                tables[split], self.kinds, self.source, missing=missing, notes=self.notes
+            )
+        return rows, targets, groups
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
         """The rows, and their targets, of the splits "train", "val" and "test"."""
         settings = self.hparams
-        tables = self.read()
-        self.target = find_column(tables["train"], settings.target, "target", TARGETS)
-        targets = self.find_targets(tables, self.target)
-        tables = {split: tables[split] for split in targets}
-        with_target, labels = targets["train"]
+        rows, targets, groups = self.read_examples()
+        _, labels = targets["train"]
         strata = labels if isinstance(labels, list) else deciles(labels).tolist()
-        groups = None
-        if settings.group is not None:
-            column = find_column(tables["train"], settings.group, "group", [])
-            groups = texts_of(tables["train"], column)[with_target].to_list()
-        rows = self.read_rows(tables, self.target)
         shared = share_out(
             targets,
             strata=strata,
@@ -309,9 +305,7 @@ class DataModule(LightningDataModule):
             return self.hparams.batch_size or 64
         world_size = 1 if self.trainer is None else self.trainer.world_size
         rows = len(self.train_set)
-        usual = 64
-        if rows > 10_000:
-            usual = 256 if rows < 100_000 else 1024  # an epoch of more steps would only take longer
+        usual = usual_batch_size(rows)
         return chosen_batch_size(self.hparams.batch_size, rows, world_size, self.notes, usual)
 
     @property
@@ -356,7 +350,7 @@ class DataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         if self.predict_set is None:
             raise UserError("there is nothing to predict on; give tables")
-        size = self.hparams.batch_size or 64
+        size = self.hparams.batch_size or usual_batch_size(len(self.predict_set))
         return DataLoader(self.predict_set, batch_size=size, collate_fn=collate, **self.workers)
 
     def predict_inputs(self, paths: list[Path]) -> list[str]:
@@ -373,8 +367,9 @@ class DataModule(LightningDataModule):
         for path in paths:
             for file in table_files(path):
                 table = read_table([file], separator=settings.separator, notes=self.notes)
-                tables.append(read_kinds(table, kinds, str(file), missing=missing, notes=self.notes))
                 names += [f"{file}:{row}" for row in range(1, len(table) + 1)]
+                tables.append(read_kinds(table, kinds, str(file), missing=missing, notes=self.notes))
+                del table  # its texts need more memory than what is read of them
         table = pl.concat(tables)
         rows = encode(table, self.columns)
         note_unknown(table, rows, self.columns, self.notes)
@@ -401,6 +396,15 @@ class DataModule(LightningDataModule):
 def collate(batch):
     """Stand in for `default_collate`, which would stack what `__getitems__` has indexed at once."""
     return batch
+
+
+def usual_batch_size(rows: int) -> int:
+    """Return more rows for large tables: more steps in an epoch would only take longer."""
+    if rows < 10_000:
+        return 64
+    if rows < 100_000:
+        return 256
+    return 1024
 
 
 def built_in(name: str) -> pl.DataFrame:

@@ -423,7 +423,8 @@ def test_targets_are_classes_or_numbers(tmp_path, kind, ending):
         assert data.classes == ["0", "1"]
     if words:
         other = DataModule(path=str(tmp_path / f"t.{ending}"), regression=not regression)
-        _, labels = other.find_targets(other.read(), "label")["train"]
+        _, targets, _ = other.read_examples()
+        _, labels = targets["train"]
         assert isinstance(labels, list) == regression
 
 

@@ -157,6 +157,12 @@ def test_missing_texts_and_labels_are_counted(tmp_path):
     assert data.predict_set[1].tolist() == [32]
 
 
+def test_a_zero_byte_is_no_padding(tmp_path):
+    table = pl.DataFrame({"text": [f"a\0b {i}" for i in range(40)], "label": ["a", "b"] * 20})
+    table.write_parquet(tmp_path / "texts.parquet")
+    assert all(text.startswith("a b ") for text in contents(read(tmp_path / "texts.parquet")))
+
+
 def test_how_many_texts_are_cut_is_said(tmp_path):
     rows = [(f"{number} " + "ä" * 10 * (number % 4), "ab"[number % 2]) for number in range(40)]
     data = read(write(tmp_path / "texts.csv", "text,label", rows), max_length=30)
@@ -272,8 +278,12 @@ def test_batches_are_padded_and_the_same_from_workers(tmp_path):
         assert tokens.dtype == torch.int64
         assert tokens.equal(others)
         assert labels.equal(other_labels)
-        lengths = (tokens > 0).sum(dim=1)
-        assert lengths.max() == tokens.shape[1]
+        assert (tokens > 0).sum(dim=1).max() == tokens.shape[1]
+    for index in range(16):
+        tokens, label = data.train_set[index]
+        assert batches[0][0][0][index, : len(tokens)].equal(tokens)
+        assert not batches[0][0][0][index, len(tokens) :].any()
+        assert batches[0][0][1][index] == label
 
 
 def test_many_texts_take_the_memory_of_their_bytes(tmp_path):

@@ -105,7 +105,8 @@ def read_numbers(
     """
     if values is None:
         values = texts.cast(pl.Float64, strict=False)
-    values = values.fill_nan(None)
+    if values.is_nan().any():
+        values = values.fill_nan(None)
     odd = texts.is_not_null() & values.is_null()
     words: list[str] = []
     if odd.any() or missing:

@@ -18,15 +18,19 @@ PARTS = ("year", "month", "day", "weekday", "hour")
 
 
 def choose_columns(
-    table: pl.DataFrame, target: str, ignore: Sequence[str], only: Sequence[str] | None, group: str | None
+    table: pl.DataFrame,
+    target: str,
+    ignore: Sequence[str] | None,
+    only: Sequence[str] | None,
+    group: str | None,
 ) -> list[str]:
     """Return the names of the columns to learn from.
 
     Raises:
         UserError: If a column does not exist, or none is left.
     """
-    groups = [group] if group else []
-    for setting, names in (("ignore", ignore), ("only", only or []), ("group", groups)):
+    ignore = ignore or []
+    for setting, names in (("ignore", ignore), ("only", only or [])):
         for name in names:
             if name not in table.columns:
                 columns = first_few([column[:40] for column in table.columns], 8)
@@ -80,25 +84,28 @@ def leave_out(
 
 def why_left_out(cells: pl.Series, kind: str, wanted: bool) -> str | None:
     """Return why a column says nothing, None if it may say something."""
-    known = cells.drop_nulls()
     if kind == "nothing":
         return "since they hold no cells, or lists and other things that are neither numbers nor texts"
-    if len(known) == 0:
+    known = cells.count()
+    if known == 0:
         return "since they hold no cells"
-    if len(known) == len(cells) and known.min() == known.max():
+    if kind == "number":
+        if known == len(cells) and cells.min() == cells.max():
+            return "since all rows have the same value"
+        if is_row_number(cells):
+            return "since they number the rows"
+        return None
+    counts = cells.drop_nulls().value_counts()["count"]
+    if known == len(cells) and len(counts) == 1:
         return "since all rows have the same value"
-    if kind == "number" and is_row_number(cells):
-        return "since they number the rows"
-    if kind == "text" and not wanted:
-        counts = known.value_counts()["count"]
-        if (counts == 1).sum() > 0.5 * len(known):
-            return "since most of their texts occur in one row only"
+    if kind == "text" and not wanted and (counts == 1).sum() > 0.5 * known:
+        return "since most of their texts occur in one row only"
     return None
 
 
 def is_row_number(cells: pl.Series) -> bool:
     """Return whether cells are 0, 1, 2, … or 1, 2, 3, … or, without a name, differ in every row."""
-    if cells.null_count() or len(cells) < 3 or not is_whole(cells):
+    if cells.null_count() or len(cells) < 3 or cells[0] != int(cells[0]) or not is_whole(cells):
         return False
     name = cells.name.lower()
     if name.startswith((UNNAMED, "unnamed: ")) and cells.n_unique() == len(cells):
@@ -108,7 +115,9 @@ def is_row_number(cells: pl.Series) -> bool:
 
 def is_identifier(cells: pl.Series) -> bool:
     """Return whether cells are whole numbers that differ in every row."""
-    if cells.dtype != pl.Float64 or cells.null_count() or len(cells) < 20 or not is_whole(cells):
+    if cells.dtype != pl.Float64 or cells.null_count() or len(cells) < 20:
+        return False
+    if cells[0] != int(cells[0]) or not is_whole(cells):
         return False
     return cells.n_unique() == len(cells)
 

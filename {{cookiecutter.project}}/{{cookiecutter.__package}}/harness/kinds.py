@@ -11,6 +11,7 @@ from .errors import UserError, first_few
 from .tables import texts_of
 
 MOSTLY = 0.8  # share of numbers in a column from which on its other cells are taken for mistakes
+AT_ONCE = 4  # columns that are read together
 LARGEST = float(np.finfo(np.float32).max)
 ZEROS = r"^[-+]?0\d"  # 007 is no number
 
@@ -40,7 +41,7 @@ def find_kinds(
     Raises:
         UserError: If a column of numbers has cells that are none, or that can be two.
     """
-    kinds = {}
+    kinds: dict[str, dict] = {}
     texts = []
     for name, dtype in table.schema.items():
         if name in categories:
@@ -51,26 +52,34 @@ def find_kinds(
             kinds[name] = {"kind": "text"}
         else:
             texts.append(name)
+    commas = table.select(pl.col(texts).str.contains(",", literal=True).any())
+    may_have_decimal_commas = bool(texts) and (decimal == "," or True in commas.row(0))
     read = {}
-    plain = table.select(pl.col(texts).cast(pl.Float64, strict=False))  # on all cores
-    for name in texts:
-        kinds[name], read[name] = kind_of_texts(table[name], plain[name], file, decimal, missing, notes)
+    for start in range(0, len(texts), AT_ONCE):
+        few = texts[start : start + AT_ONCE]
+        plain = table.select(pl.col(few).cast(pl.Float64, strict=False)).rechunk()  # on all cores
+        for name in few:
+            cells = table[name]
+            kinds[name], read[name] = kind_of_texts(cells, plain[name], file, decimal, missing, notes)
+            if kinds[name]["kind"] == "number" and not may_have_decimal_commas:
+                check_finite(read[name].values, cells, file)
+                # Texts are let go as they are read, or a large table would be twice in memory.
+                table = table.with_columns(read[name].values.alias(name))
     signs = {numbers.decimal for numbers in read.values() if numbers.decimal}
     if decimal is None and len(signs) == 1:
         (decimal,) = signs
-    columns = []
-    for name in table.columns:
+    for name, kind in kinds.items():
+        if kind["kind"] != "number":
+            continue
+        if decimal:
+            kind["decimal"] = decimal
         cells = table[name]
-        if kinds[name]["kind"] == "number":
-            if decimal:
-                kinds[name]["decimal"] = decimal
-            if name not in read or decimal == "," or read[name].unclear:
-                read[name] = as_numbers(cells, file, decimal, missing)
+        if may_have_decimal_commas or name not in read:
+            read[name] = as_numbers(cells, file, decimal, missing)
             check_finite(read[name].values, cells, file)
-            cells = read[name].values.alias(name)
-        columns.append(cells)
-    note_readings(read, notes)
-    return kinds, pl.DataFrame(columns)
+            table = table.with_columns(read[name].values.rechunk().alias(name))
+    note_readings({name: read[name] for name in table.columns if name in read}, notes)
+    return kinds, table
 
 
 def kind_of_type(dtype: pl.DataType) -> str:
@@ -155,7 +164,8 @@ def wrong_cell(cells: pl.Series, wrong: pl.Series, kind: str, file: str) -> User
 
 def stripped(texts: pl.Series) -> pl.Series:
     """Return texts without spaces around them, null where nothing else is there."""
-    return texts.str.strip_chars().replace("", None)
+    texts = texts.str.strip_chars()
+    return texts.set(texts == "", None)
 
 
 def is_whole(numbers: pl.Series) -> bool:
@@ -245,8 +255,7 @@ def as_numbers(cells: pl.Series, file: str, decimal: str | None, missing: list[s
 
 def check_finite(numbers: pl.Series, cells: pl.Series, file: str) -> None:
     """Raise a UserError if a number is infinite, or too large for four bytes."""
-    largest = numbers.abs().max()
-    if largest is None or largest <= LARGEST:
+    if numbers.count() == 0 or (numbers.min() >= -LARGEST and numbers.max() <= LARGEST):
         return
     row = int((numbers.abs() > LARGEST).arg_max() or 0)
     raise UserError(

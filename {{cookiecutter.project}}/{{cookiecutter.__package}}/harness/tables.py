@@ -156,7 +156,7 @@ def texts_of(table: pl.DataFrame, column: str) -> pl.Series:
     if cells.dtype == pl.Boolean:
         cells = cells.replace_strict({True: "True", False: "False"}, return_dtype=pl.String)
     texts = cells.cast(pl.String).str.strip_chars()
-    return texts.replace("", None)
+    return texts.set(texts == "", None)
 
 
 def _read_file(file: Path, separator: str | None, notes: list[str]) -> pl.DataFrame:
