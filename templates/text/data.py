@@ -383,6 +383,8 @@ class DataModule(LightningDataModule):
                     names += [f"{file}:{row}" for row in range(1, len(found) + 1)]
         if problems and len(problems) == len(texts):
             raise UserError(first_few(problems, 3))
+        if problems:
+            self.notes.append(f"not read: {first_few(problems, 2)}")
         if not names:
             return names
         readable = torch.ones(len(names), dtype=torch.bool)

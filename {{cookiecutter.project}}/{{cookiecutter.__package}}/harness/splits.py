@@ -291,12 +291,16 @@ def descriptions(
         counts.update(labels)
     each = [f"{name} ({count} examples)" for name, count in counts.most_common()]
     found.append(f"classes: {len(counts)}, the most frequent first: {first_few(each)}")
+    lacking: dict[tuple, list[str]] = {}  # for some classes and a reason, the splits that have none of them
     for name, (_, labels, *_) in parts.items():
-        lacking = sorted(counts.keys() - set(labels))
-        if lacking and name in given and name != "train":
-            found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}")
-        elif lacking:
-            found.append(f"{SPLITS[name]} has no example of {first_few(lacking)}: there are too few")
+        classes = sorted(counts.keys() - set(labels))
+        reason = ": there are too few"
+        if name in given and name != "train":
+            reason = ""
+        if classes:
+            lacking.setdefault((first_few(classes), reason), []).append(SPLITS[name])
+    for (classes, reason), splits in lacking.items():
+        found.append(f"no example of {classes} in {' and '.join(splits)}{reason}")
     return found
 
 
