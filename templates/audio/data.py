@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from scipy.signal import resample_poly
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -293,14 +292,13 @@ class DataModule(LightningDataModule):
         return SoundDataset(sounds, targets, self.rate, settings.max_seconds, settings.skip_unreadable)
 
     def teardown(self, stage: str) -> None:
-        """Say which files were passed over."""
+        """Add to the notes which files were passed over."""
         for split in ("train", "val", "test"):
             found = getattr(self, f"{split}_set", None)
             if found is not None and not found.readable.all():
                 note = passed_over(found.sounds, found.readable, split)
                 if note not in self.notes:
                     self.notes.append(note)
-                    rank_zero_info(note)
 
     @cached_property
     def batch_size(self) -> int:

@@ -129,7 +129,9 @@ def describe(seen: list[Look], count: int, max_seconds: float, notes: list[str])
         max_seconds: Where longer sounds are cut off.
         notes: What was found is appended to it.
     """
-    of = f"{len(seen)} sounds" if len(seen) == count else f"{len(seen)} of {count} sounds that were looked at"
+    of = f"{len(seen)} sounds"
+    if len(seen) < count:
+        of += f" looked at (of {count})"
     rates = Counter(one.rate for one in seen)
     rate, same = rates.most_common(1)[0]
     if same == len(seen):

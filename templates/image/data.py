@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from lightning import LightningDataModule
-from lightning.pytorch.utilities import rank_zero_info
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import Tensor
@@ -309,14 +308,13 @@ class DataModule(LightningDataModule):
         return ImageFiles(images, targets, self.looks, self.hparams.skip_unreadable)
 
     def teardown(self, stage: str) -> None:
-        """Say which files were passed over."""
+        """Add to the notes which files were passed over."""
         for split in ("train", "val", "test"):
             images = getattr(self, f"{split}_set", None)
             if isinstance(images, ImageFiles) and not images.readable.all():
                 note = passed_over(images.files, images.readable, split)
                 if note not in self.notes:
                     self.notes.append(note)
-                    rank_zero_info(note)
 
     @cached_property
     def batch_size(self) -> int:

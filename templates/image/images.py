@@ -173,7 +173,9 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     scale = (image_size or min(64, longer)) / longer
     size = [max(1, round(height * scale)), max(1, round(width * scale))]
     grey = all(one.mode in GREY or one.mode in DEEP for one in seen)
-    of = f"{len(seen)} images" if len(seen) == count else f"{len(seen)} of {count} images that were looked at"
+    of = f"{len(seen)} images"
+    if len(seen) < count:
+        of += f" looked at (of {count})"
     kind = "in grey" if grey else "in colour"
     notes.append(
         f"images are read {kind} with {size[1]}x{size[0]} pixels (--data.image_size); "

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from matplotlib.figure import Figure
 from my_project import sounds
 from my_project.data import DataModule, SoundDataset, collate
 from my_project.harness.errors import UserError
+from my_project.harness.pictures import draw_example
 from my_project.sounds import read_sound
 
 RATE = 8000
@@ -172,6 +174,16 @@ def test_ffmpeg_reads_m4a(tmp_path):
     (tmp_path / "y.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(100))
     with pytest.raises(UserError, match=r"y\.m4a is not a sound that ffmpeg can read"):
         read_sound(str(tmp_path / "y.m4a"), 1)
+
+
+def test_spectrograms_have_axes():
+    axes = Figure().add_subplot()
+    axes.set_axis_off()
+    draw_example(axes, (tone(1000), RATE))
+    assert axes.axison
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("milliseconds", "kHz")
+    assert axes.get_xlim()[1] == pytest.approx(500, rel=0.1)
+    assert axes.get_ylim()[1] == pytest.approx(4, rel=0.1)
 
 
 def test_labels_in_a_table_and_speakers_as_groups(tmp_path):

@@ -1,7 +1,7 @@
 """What a data module says of its data in `notes`: on the terminal, in the run's data.txt, and in W&B.
 
 `notes` is a list of sentences, such as "x: 12 of 240 cells are missing". Any LightningDataModule may have
-one, and may add to it until its loaders are made.
+one, and may add to it until its loaders are made, and in its `teardown`.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ FILE = "data.txt"
 
 
 class DataNotes(Quiet):
-    """Print what was found in the data, each sentence once, before the first step."""
+    """Print what was found in the data, each sentence once, before the first step or when it is over."""
 
     def __init__(self) -> None:
         self.printed: set[str] = set()
@@ -33,6 +33,13 @@ class DataNotes(Quiet):
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.print_new(trainer)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Print what was found on the way, such as files passed over; the data module's hook came first."""
+        self.print_new(trainer)
+        folder = Path(trainer.default_root_dir)
+        if trainer.is_global_zero and (folder / FILE).exists():
+            write_notes(trainer, folder)
 
     @rank_zero_only
     def print_new(self, trainer: Trainer) -> None:
