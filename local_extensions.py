@@ -19,10 +19,10 @@ lightning_fabric lightning_utilities markupsafe matplotlib mpl_toolkits mpmath m
 mypyc narwhals networkx numpy opentelemetry opentelemetry_api opentelemetry_exporter_http_transport
 opentelemetry_exporter_otlp_common opentelemetry_exporter_otlp_proto_common
 opentelemetry_exporter_otlp_proto_http opentelemetry_proto opentelemetry_sdk
-opentelemetry_semantic_conventions packaging pandas pathspec pil pillow pkg_resources platformdirs pluggy polars
-polars_runtime_32 propcache protobuf py pycparser pydantic pydantic_core pygments pylab pyparsing pytest
-python_dateutil pytorch_lightning pyyaml requests ruff scikit_learn scipy setuptools six sklearn sniffio
-soundfile sympy threadpoolctl torch torchgen torchmetrics tqdm typeshed_client typing_extensions
+opentelemetry_semantic_conventions packaging pandas pathspec pil pillow pkg_resources platformdirs pluggy
+polars polars_runtime_32 propcache protobuf py pycparser pydantic pydantic_core pygments pylab pyparsing
+pytest python_dateutil pytorch_lightning pyyaml requests ruff scikit_learn scipy setuptools six sklearn
+sniffio soundfile sympy threadpoolctl torch torchgen torchmetrics tqdm typeshed_client typing_extensions
 typing_inspection tzdata urllib3 wandb xxhash yaml yarl
 """
 # Imported by the ones above wherever they are found, or the usual next thing to install.
