@@ -82,7 +82,7 @@ class DataModule(LightningDataModule):
         regression: Whether targets are numbers; null: if they have decimals, or are many whole numbers.
         separator: What is between two cells of a CSV file, such as ";" or "\\t"; null: it is recognised.
         decimal: Decimal sign, "." or ","; null: it is recognised.
-        missing: Words that stand for a missing number or date, besides "?", "NA" and their like.
+        missing: Words or numbers that stand for a missing cell of numbers or dates, besides "?" and "NA".
         ignore: Columns to leave out.
         only: The only columns to learn from; null: all.
         categories: Columns of texts, even if they look like numbers: codes such as those of places.
@@ -112,7 +112,7 @@ class DataModule(LightningDataModule):
         regression: bool | None = None,
         separator: str | None = None,
         decimal: Literal[".", ","] | None = None,
-        missing: list[str] | None = None,
+        missing: list[str | int | float] | None = None,
         ignore: list[str] | None = None,
         only: list[str] | None = None,
         categories: list[str] | None = None,
@@ -137,7 +137,7 @@ class DataModule(LightningDataModule):
         check_shares(val_share, test_share, fold, num_folds)
         check_batch_size(batch_size)
         self.save_hyperparameters(logger=False)
-        self.predict_set: Dataset | None = None
+        self.predict_set: TableDataset | None = None
         self.notes: list[str] = []  # what was found in the data, and what was made of it
         self.kinds: dict[str, dict] = {}  # what the columns are, once they are read
         self.target = ""  # name of the column of targets
@@ -161,7 +161,7 @@ class DataModule(LightningDataModule):
         checkpoint, the columns are those of the training.
         """
         settings = self.hparams
-        missing = settings.missing or []
+        missing = [str(word) for word in settings.missing or []]
         categories = settings.categories or []
         tables = self.read()
         train = tables["train"]
@@ -180,6 +180,7 @@ class DataModule(LightningDataModule):
             with_target, _ = targets["train"]
             column = find_column(train, settings.group, "group", [])
             groups = texts_of(train, column)[with_target].to_list()
+            self.notes.append(f"{column} keeps rows together in one split, and is not learned from")
         if self.is_trained:
             self.kinds = kinds_of(self.columns)
         else:
@@ -361,7 +362,7 @@ class DataModule(LightningDataModule):
         """
         settings = self.hparams
         kinds = kinds_of(self.columns)
-        missing = settings.missing or []
+        missing = [str(word) for word in settings.missing or []]
         names = []
         tables = []
         for path in paths:

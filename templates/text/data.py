@@ -182,10 +182,15 @@ class DataModule(LightningDataModule):
         """Return texts and labels of each split that the data have, and the group of each training text."""
         settings = self.hparams
         if settings.path is None:
-            texts, languages, groups = emoji_names()
-            return {"train": (texts, languages)}, groups
+            texts, languages, emojis = emoji_names()
+            return {"train": (texts, languages)}, emojis
         if is_folder_of_texts(settings.path):
             return text_files(settings.path, settings.target, settings.group, self.notes)
+        return self.read_tables()
+
+    def read_tables(self) -> tuple[dict[str, tuple[pl.Series, list[str]]], list[str] | None]:
+        """Do what `read` does for tables: say which columns are used, and leave out rows without a label."""
+        settings = self.hparams
         tables = read_tables(settings.path, separator=settings.separator, notes=self.notes)
         train = tables["train"]
         target = find_column(train, settings.target, "target", TARGETS)
@@ -193,18 +198,18 @@ class DataModule(LightningDataModule):
         found = find_targets(
             tables, target, settings.path, regression=False, decimal=None, missing=[], notes=self.notes
         )
-        check_classes(found["train"][1], target, self.notes)
+        rows, names = found["train"]
+        check_classes(list(names), target, self.notes)
         unused = [name for name in train.columns if name not in (target, self.found_column, settings.group)]
         if unused:
             self.notes.append(f"not used: {first_few(unused)}; the texts are in {self.found_column}")
         examples = {}
-        for split, (rows, labels) in found.items():
+        for split, (chosen, labels) in found.items():
             column = find_column(tables[split], self.found_column, "text_column", [])
-            examples[split] = texts_of(tables[split], column)[rows], labels
-        groups = None
+            examples[split] = texts_of(tables[split], column)[chosen], list(labels)
+        groups: list[str] | None = None
         if settings.group is not None:
             column = find_column(train, settings.group, "group", [])
-            rows, _ = found["train"]
             groups = texts_of(train, column)[rows].to_list()
         return examples, groups
 
@@ -330,7 +335,8 @@ class DataModule(LightningDataModule):
         texts = self.train_set.texts
         sampler = None
         if settings.balanced:
-            sampler = balanced_sampler(self.train_set.labels)
+            labels = class_numbers(self.parts["train"][1], self.classes, "train")
+            sampler = balanced_sampler(labels)
         elif settings.shuffle:
             sampler = SimilarLengths(texts.ends - texts.starts, self.batch_size)
         return DataLoader(

@@ -117,7 +117,7 @@ def text_files(
     encodings: list[str] = []
     examples = {}
     for split, (files, labels) in found.items():
-        texts = look_at(files, partial(read_text, notes=encodings), skip=False)
+        texts = look_at(list(files), partial(read_text, notes=encodings), skip=False)
         examples[split] = pl.Series(texts, dtype=pl.String).str.strip_chars(), list(labels)
     if encodings:
         notes.append(f"{len(encodings)} files are not UTF-8: {first_few(sorted(encodings), 3)}")

@@ -364,7 +364,7 @@ def test_settings_name_what_a_column_is(tmp_path):
         f"{number % 3}00,{'-999' if number % 5 == 0 else number % 7},{'ab'[number % 2]}\n"
         for number in range(60)
     )
-    data = read(write(tmp_path / "t.csv", f"zip,x,label\n{rows}"), categories=["zip"], missing=["-999"])
+    data = read(write(tmp_path / "t.csv", f"zip,x,label\n{rows}"), categories=["zip"], missing=[-999])
     assert sorted(data.columns[1]["values"]) == ["000", "100", "200"]
     assert column(data, "x").isnan().sum() == 12
     assert said(data, "-999 stands for a missing number in x")

@@ -120,7 +120,7 @@ def chosen_batch_size(
     return size
 
 
-def balanced_sampler(labels: Sequence[int]) -> Sampler:
+def balanced_sampler(labels: Sequence[int] | np.ndarray) -> Sampler:
     """Return a sampler that draws all classes equally often, with replacement."""
     numbers = np.asarray(labels)
     weights = 1 / np.bincount(numbers)[numbers]

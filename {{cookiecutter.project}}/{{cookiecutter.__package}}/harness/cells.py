@@ -56,6 +56,7 @@ DAYS = (
     "%B %d %Y",
 )
 TIMES = ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
+TWO_DIGITS = r"^\d\d?[-/.](\d\d?|\pL+)[-/.]\d\d(\D|$)"  # of a year, such as 31.12.24
 COMPACT = "%Y%m%d"  # 20240131, which is a whole number as well
 MAYBE_NUMBER = r"^[-+−(]?\s*[$€£¥₹]?\s*[-+]?[.,]?\d"
 MAYBE_DATE = r"^\d{4}[-/.]\d|^\d{1,2}[-/.]\d|^\d{1,2}[- ]\pL|^\pL{3,9} \d|^\d{1,2}:\d\d"
@@ -110,7 +111,13 @@ def read_numbers(
     odd = texts.is_not_null() & values.is_null()
     words: list[str] = []
     if odd.any() or missing:
-        is_word = texts.is_not_null() & (texts.str.to_lowercase().is_in(MISSING) | texts.is_in(missing))
+        marks = (
+            pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+        )  # such as -999
+        is_word = (
+            texts.str.to_lowercase().is_in(MISSING) | texts.is_in(missing) | values.is_in(marks.implode())
+        )
+        is_word = texts.is_not_null() & is_word.fill_null(False)
         words = texts.filter(is_word).unique().sort().to_list()
         values = values.set(is_word, None)
         odd = odd & ~is_word
@@ -244,6 +251,8 @@ def _as_datetimes(texts: pl.Series, format: str) -> pl.Series:
     dates = texts.str.to_datetime(format, time_unit="us", strict=False)
     if dates.dtype.time_zone:
         dates = dates.dt.replace_time_zone(None)
+    if "%y" in format:
+        dates = dates.set(~texts.str.contains(TWO_DIGITS), None)  # 1.2.3 is no date
     if "%Y" in format:
         dates = dates.set((dates.dt.year() < 1000).fill_null(False), None)  # 24 is no year of four digits
     return dates

@@ -12,7 +12,7 @@ import polars as pl
 
 from .delimited import UNNAMED
 from .errors import UserError, first_few
-from .kinds import is_whole
+from .kinds import is_whole, list_setting
 
 PARTS = ("year", "month", "day", "weekday", "hour")
 
@@ -77,7 +77,7 @@ def leave_out(
         shown = first_few(identifiers)
         notes.append(
             f"warning: {shown}: whole numbers that differ in every row; if they only name it, "
-            f"leave them out: --data.ignore '[{', '.join(identifiers[:5])}]'"
+            f"leave them out: --data.ignore {list_setting(identifiers[:5])}"
         )
     return {name: kinds[name] for name in kept}
 
@@ -95,7 +95,7 @@ def why_left_out(cells: pl.Series, kind: str, wanted: bool) -> str | None:
         if is_row_number(cells):
             return "since they number the rows"
         return None
-    counts = cells.drop_nulls().value_counts()["count"]
+    counts = cells.drop_nulls().alias("text").value_counts()["count"]
     if known == len(cells) and len(counts) == 1:
         return "since all rows have the same value"
     if kind == "text" and not wanted and (counts == 1).sum() > 0.5 * known:
@@ -150,9 +150,8 @@ def describe(
                         {"name": f"{name}.{part}", **scale(values), **kind, "of": name, "part": part}
                     )
         else:
-            counts = cells.fill_null("").value_counts().filter(pl.col("count") > 1)
-            counts = counts.sort(["count", counts.columns[0]], descending=[True, False])
-            values = counts.to_series().to_list()
+            counts = cells.fill_null("").alias("text").value_counts().filter(pl.col("count") > 1)
+            values = counts.sort(["count", "text"], descending=[True, False])["text"].to_list()
             if len(values) > max_categories:
                 rare.append(f"{name} ({len(values)})")
             texts.append({"name": name, "values": values[:max_categories], **kind})
@@ -196,7 +195,7 @@ def note_columns(table: pl.DataFrame, kinds: dict[str, dict], parts: list[dict],
     if parts:
         notes.append(f"dates become numbers: {first_few([part['name'] for part in parts], 8)}")
     counts = []
-    for name in table.columns:
+    for name in sorted(table.columns, key=lambda name: -table[name].null_count()):
         count = table[name].null_count()
         if count:
             counts.append(f"{name} {count}")
@@ -295,5 +294,5 @@ def note_copies(strengths: dict[str, float], target: str, notes: list[str]) -> N
     if copies:
         notes.append(
             f"warning: {first_few(copies)} tells {target} in every row; if it is not known beforehand, "
-            f"leave it out: --data.ignore '[{', '.join(copies[:5])}]'"
+            f"leave it out: --data.ignore {list_setting(copies[:5])}"
         )

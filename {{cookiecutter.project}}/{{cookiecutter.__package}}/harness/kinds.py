@@ -3,6 +3,9 @@
 The rows of training decide. Others are read as the same, and what does not fit is refused with row and value.
 """
 
+import json
+import re
+
 import numpy as np
 import polars as pl
 
@@ -13,6 +16,7 @@ from .tables import texts_of
 MOSTLY = 0.8  # share of numbers in a column from which on its other cells are taken for mistakes
 AT_ONCE = 4  # columns that are read together
 LARGEST = float(np.finfo(np.float32).max)
+YAML_WORDS = ("yes", "no", "on", "off", "y", "n", "true", "false", "null")
 ZEROS = r"^[-+]?0\d"  # 007 is no number
 
 
@@ -150,16 +154,25 @@ def kind_of_texts(
 def wrong_cell(cells: pl.Series, wrong: pl.Series, kind: str, file: str) -> UserError:
     """Return the error that names the first cell that is not of the kind of its column."""
     row = int(wrong.arg_max() or 0)
-    value = cells[row][:40]
+    value = cells[row][:30]
     others = cells.filter(wrong)
     more = ""
     if len(others) > 1:
-        more = f" (so are {len(others) - 1} more cells, such as {others[-1][:40]})"
+        more = f" (so are {len(others) - 1} more cells, such as {others[-1][:30]})"
     return UserError(
         f"{file}, row {row + 1}: {cells.name} is {value}, not a {kind}{more}; correct it, or take it for "
-        f"missing with --data.missing '[\"{value}\"]', or the column for texts with --data.categories "
-        f"'[{cells.name}]'"
+        f"missing with --data.missing {list_setting([value])}, or the column for texts with "
+        f"--data.categories {list_setting([cells.name])}"
     )
+
+
+def list_setting(names: list[str]) -> str:
+    """Return names as the command line takes a list of them: '[a, b]', in quotes what YAML would misread."""
+    words = []
+    for name in names:
+        plain = re.fullmatch(r"[^\W\d]\w*", name) and name.lower() not in YAML_WORDS
+        words.append(name if plain else json.dumps(name, ensure_ascii=False))
+    return f"'[{', '.join(words)}]'"
 
 
 def stripped(texts: pl.Series) -> pl.Series:
@@ -260,7 +273,7 @@ def check_finite(numbers: pl.Series, cells: pl.Series, file: str) -> None:
     row = int((numbers.abs() > LARGEST).arg_max() or 0)
     raise UserError(
         f"{file}, row {row + 1}: {cells.name} is {cells[row]}, no finite number; correct it, or take it for "
-        f"missing with --data.missing '[\"{cells[row]}\"]'"
+        f"missing with --data.missing {list_setting([str(cells[row])])}"
     )
 
 
@@ -271,7 +284,7 @@ def as_dates(cells: pl.Series, format: str | None, file: str, missing: list[str]
         UserError: If a cell is neither a date nor missing.
     """
     if cells.dtype == pl.Time:
-        return pl.Series([20000101] * len(cells)).cast(pl.String).str.to_date(COMPACT).dt.combine(cells)
+        cells = cells.cast(pl.String)
     if cells.dtype in (pl.Date, pl.Datetime):
         dates = cells.cast(pl.Datetime("us", getattr(cells.dtype, "time_zone", None)))
         return dates.dt.replace_time_zone(None)

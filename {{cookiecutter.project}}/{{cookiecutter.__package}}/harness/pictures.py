@@ -327,6 +327,6 @@ def draw_example(axes: Axes, example: Any) -> None:
         axes.tick_params(labelsize=7)
     elif isinstance(example, dict):
         cells = [f"{name[:16]}: {short(value)}" for name, value in list(example.items())[:CELLS]]
-        axes.text(0, 0.5, "\n".join(cells), va="center", fontsize=9)
+        axes.text(0, 0.5, "\n".join(cells), va="center", fontsize=10)
     else:
         axes.text(0.5, 0.5, fill(str(example)[:180], 20), ha="center", va="center")
