@@ -189,6 +189,17 @@ def test_labels_in_a_table(tmp_path, table, header, row):
     assert all(Path(file).name[0] == label[0] for file, label in zip(files, labels, strict=True))
 
 
+def test_a_label_that_is_the_name_of_a_file_as_well_names_none(tmp_path):
+    lines = ["label,id"]
+    for number in range(16):
+        paint(tmp_path / f"{number}.png")
+        lines.append(f"{number % 2},{number}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    files, labels = DataModule(path=str(tmp_path)).read()[0]["train"]
+    assert len(files) == 16
+    assert all(int(Path(file).stem) % 2 == int(label) for file, label in zip(files, labels, strict=True))
+
+
 def test_rows_and_files_that_do_not_match_are_counted(tmp_path):
     lines = ["file_name,label", "gone.png,red", "r0.png,"]
     for name in ("red", "blue"):

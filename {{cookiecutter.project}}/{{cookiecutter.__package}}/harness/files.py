@@ -112,14 +112,14 @@ def list_folder(path: str | Path, endings: Sequence[str]) -> Folder:
 def _list(path: str, endings: tuple[str, ...], above: list, bar: tqdm) -> Folder:
     """Return a folder; `above` are the identities of the folders that it lies in."""
     folder = Folder(path)
-    status = Path(path).stat()
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return folder  # a link back to a folder that it lies in would never end
     single = frozenset(endings)
     double = tuple(ending for ending in endings if ending.count(".") > 1)  # such as .csv.gz
     inner = []
     try:
+        status = Path(path).stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            return folder  # a link back to a folder that it lies in would never end
         with os.scandir(path) as entries:
             for entry in entries:
                 name = entry.name
@@ -199,22 +199,6 @@ def _others_instead(folder: Folder) -> str:
     hint = hint_for(names)
     advice = f"; {hint}" if hint else ""
     return f", but {first_few(count_endings(names), 3)}{advice}"
-
-
-def by_split(files: list[Path], root: Path) -> dict[str, list[Path]]:
-    """Group files into "train", "val" and "test" by the first word of their file or folder in `root`.
-
-    All of them are "train" unless each has the name of a split and some are called train.
-    """
-    if root.is_file():
-        return {"train": files}
-    found: dict[str, list[Path]] = {}
-    for file in files:
-        split = split_of(file.relative_to(root).parts[0])
-        found.setdefault(split, []).append(file)
-    if "none" in found or "train" not in found:
-        return {"train": files}
-    return found
 
 
 def split_of(name: str) -> str:
