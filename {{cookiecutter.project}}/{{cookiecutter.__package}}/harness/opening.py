@@ -45,7 +45,7 @@ def sample_of(files: Sequence, most: int = SAMPLE) -> list:
     return [files[place] for place in places.tolist()]
 
 
-def look_at(files: list, look: Callable, skip: bool) -> list:
+def look_at(files: Sequence, look: Callable, skip: bool) -> list:
     """Return what `look` returns for each of the files, without those that cannot be read.
 
     Threads wait for the files of a slow disk at the same time.
