@@ -337,16 +337,14 @@ def test_a_killed_search_goes_on(project, home, runs, whom):
 
 
 def test_ctrl_c_ends_the_trials_and_the_same_command_goes_on(project, home, runs):
-    name = write(
-        project,
-        "c.yaml",
-        parameters={"x": {"values": [1, 2]}, "epochs": {"value": 9}, "seconds": {"value": 0.1}},
-    )
+    parameters = {"x": {"values": [1, 2]}, "epochs": {"value": 30}, "seconds": {"value": 0.1}}
+    name = write(project, "c.yaml", parameters=parameters)
     process = start(project, home, f"{name} --jobs 2")
     wait_for(lambda: len(list(runs.glob("2*/metrics.csv"))) == 2)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
+    assert all(len(file.read_text().splitlines()) < 30 for file in runs.glob("2*/metrics.csv"))
     search(project, home, name)
     assert len(settings(runs)) == 2
 
