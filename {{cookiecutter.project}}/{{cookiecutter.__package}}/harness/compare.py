@@ -65,50 +65,52 @@ def print_csv(columns: list[str], rows: list[Row]) -> None:
 def draw_comparison(runs: Runs, picture: Path) -> Path | None:
     """Draw the curves of runs over each other: a chart for each metric, a color for each run.
 
-    What was measured in training is dashed. Of many runs the first 20 are drawn.
-
     Returns:
         The picture, None if the runs have logged nothing that could be drawn.
     """
-    # Not at the top: it takes as long as the whole table.
+    # Not at the top: it takes longer than the table.
+    from matplotlib import color_sequences
     from matplotlib.figure import Figure
 
-    from .curves import arrange, no_formulas
+    from .curves import no_formulas
 
     drawn = runs.shown[:MOST_CURVES]
-    charts: dict[str, list[tuple[int, str, Curve]]] = {}
-    for place, run in enumerate(drawn):
-        for metric, curves in arrange(read_curves(run.path / "metrics.csv")).items():
-            for stage, curve in curves.items():
-                charts.setdefault(metric, []).append((place, stage, curve))
+    if len(drawn) < len(runs.shown):
+        print(f"the picture has the first {len(drawn)} of {len(runs.shown)} runs")
+    charts = gather_curves(drawn)
     if not charts:
         return None
-    settings = Runs(drawn).differing_settings()
-    labels = [label(run, settings) for run in drawn]
+    colors = color_sequences["tab10" if len(drawn) <= 10 else "tab20"]
     columns = min(len(charts), 3)
     rows = -(-len(charts) // columns)  # rounded up
     with no_formulas:
         figure = Figure(figsize=(5 * columns, 4 * rows + 0.25 * len(drawn) + 0.6), layout="constrained")
-        for number_of_chart, (metric, lines) in enumerate(charts.items(), start=1):
-            axes = figure.add_subplot(rows, columns, number_of_chart, xlabel="step", title=metric)
-            for place, stage, curve in lines:
+        for place, (metric, lines) in enumerate(charts.items(), start=1):
+            axes = figure.add_subplot(rows, columns, place, xlabel="step", title=metric)
+            for number_of_run, stage, curve in lines:
                 steps, values = zip(*curve, strict=True)
                 style = "--" if stage.startswith("train") else "-"
-                axes.plot(steps, values, style, color=f"C{place}" if len(drawn) <= 10 else color(place))
+                axes.plot(steps, values, style, color=colors[number_of_run])
+        settings = Runs(drawn).differing_settings()
         handles = []
-        for place in range(len(drawn)):
-            handles += axes.plot([], [], color=f"C{place}" if len(drawn) <= 10 else color(place))
+        for run, color in zip(drawn, colors, strict=False):
+            handles += axes.plot([], [], color=color, label=label(run, settings))
         title = "dashed: in training"
-        figure.legend(handles, labels, loc="outside lower left", fontsize="small", title=title)
+        figure.legend(handles=handles, loc="outside lower left", fontsize="small", title=title)
         figure.savefig(picture)
     return picture
 
 
-def color(place: int) -> tuple[float, ...]:
-    """Return one of twenty colors."""
-    import matplotlib
+def gather_curves(runs: list[Run]) -> dict[str, list[tuple[int, str, Curve]]]:
+    """Return the curves of each metric: the place of the run, what was measured on, and the curve."""
+    from .curves import arrange
 
-    return matplotlib.colormaps["tab20"](place)
+    charts: dict[str, list[tuple[int, str, Curve]]] = {}
+    for place, run in enumerate(runs):
+        for metric, curves in arrange(read_curves(run.path / "metrics.csv")).items():
+            for stage, curve in curves.items():
+                charts.setdefault(metric, []).append((place, stage, curve))
+    return charts
 
 
 def label(run: Run, settings: list[str]) -> str:

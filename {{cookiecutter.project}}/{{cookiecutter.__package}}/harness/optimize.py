@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+from .parameters import Choice
 from .runs import best_value
-from .sweep import Choice, Sweep
+from .sweep import Sweep
 
 if TYPE_CHECKING:
     from .trials import Trial
