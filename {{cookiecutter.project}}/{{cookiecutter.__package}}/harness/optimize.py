@@ -121,6 +121,7 @@ def draw_search(
             best.append(max(values) if maximize else min(values))
     axes.plot(numbers, values, "o", label="trial")
     axes.plot(numbers, best, drawstyle="steps-post", label="best so far")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.legend()
     if shares:
         axes = figure.add_subplot(1, 2, 2, xlabel="importance (fANOVA)")
