@@ -58,6 +58,7 @@ class RunFolder:
 
     def __init__(self, path: Path):
         self.path = path
+        self.opened = time.time()
         self.lock: FileLock | None = None
 
     def claim(self) -> None:
@@ -120,13 +121,22 @@ class RunFolder:
             pruned=None,
         )
 
+    def has_begun(self) -> bool:
+        """Return whether this process, or one that it has started, has begun to train the run."""
+        since = self.state().get("since")
+        return since is not None and since >= self.opened
+
+    def time_until_now(self) -> dict[str, float]:
+        """Return what to record of the time that the run has trained."""
+        if not self.has_begun():
+            return {}
+        state = self.state()
+        now = time.time()
+        return {"seconds": round(state["seconds"] + now - state["since"], 1), "since": now}
+
     def end(self, **state: object) -> None:
         """Record how the run ended, and how long it has trained in all."""
-        before = self.state()
-        since = before.get("since")
-        if since is not None:
-            state["seconds"] = round((before.get("seconds") or 0.0) + time.time() - since, 1)
-        self.note(since=None, **state)
+        self.note(**{**self.time_until_now(), "since": None, **state})
 
 
 @contextmanager

@@ -101,6 +101,7 @@ def draw_search(
 ) -> None:
     """Draw the value of each trial and the best so far and, with Optuna, which parameters matter."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     shares: dict[str, float] = {}
     if len(trials) >= LEAST_TRIALS and len(sweep.searched()) > 1:
@@ -121,7 +122,7 @@ def draw_search(
             best.append(max(values) if maximize else min(values))
     axes.plot(numbers, values, "o", label="trial")
     axes.plot(numbers, best, drawstyle="steps-post", label="best so far")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend()
     if shares:
         axes = figure.add_subplot(1, 2, 2, xlabel="importance (fANOVA)")

@@ -212,7 +212,7 @@ class Resume(Quiet):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.ready = False
         if trainer.is_global_zero:
-            self.folder.note(training=reason_of_end(trainer))
+            self.folder.note(training=reason_of_end(trainer), **self.folder.time_until_now())
         self.save(trainer, None)
 
     def save(self, trainer: Trainer, batch_idx: int | None) -> None:

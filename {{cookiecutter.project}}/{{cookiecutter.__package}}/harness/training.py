@@ -189,8 +189,8 @@ class Training(Settings):
 
     def note_end(self, error: BaseException) -> None:
         """Record that the run ended early, and why if it was an error."""
-        if not (self.folder.path / "config.yaml").exists():
-            return  # it was stopped before its first step
+        if not self.folder.has_begun():
+            return  # it was stopped, or refused, before its first step
         if isinstance(error, Exception):
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             self.folder.end(failed=reason[:400])
