@@ -392,7 +392,7 @@ def test_without_optuna_one_line_says_what_to_install(project, home, runs):
 
 def test_folds_killed_in_the_middle_are_as_if_nothing_had_been(project, home, runs):
     """Kill search and trial within the first fold: it ends with weights and metrics of an ordinary run."""
-    flags = f"{FEW} --trainer.max_epochs 20 --early_stopping.patience 20"
+    flags = f"{FEW} --trainer.max_epochs 12 --early_stopping.patience 20"
     command = f"folds.yaml --trials 2 {flags}"
     process = start(project, home, command)
 
