@@ -232,8 +232,8 @@ def test_another_training_is_refused_and_does_no_harm(copy, project, home, unhar
 
 
 CHANGED_DATA = {
-    "other images": "images = pixels[:, None] // 2",
-    "fewer images": "images = pixels[:1700, None]",
+    "other images": "return pixels[:, None] // 2, found.target.tolist()",
+    "fewer images": "return pixels[:1700, None], found.target.tolist()[:1700]",
 }
 
 
@@ -242,10 +242,10 @@ def test_other_data_are_refused(copy, project, home, name):
     """The settings are those of the run, but what they name is not."""
     data = project / "my_project" / "data.py"
     text = data.read_text()
-    changed = text.replace("images = pixels[:, None]", CHANGED_DATA[name])
-    changed = changed.replace("found.target.tolist()", "found.target.tolist()[: len(images)]")
+    there = "return pixels[:, None], found.target.tolist()"
+    assert there in text
     before = files(copy)
-    data.write_text(changed)
+    data.write_text(text.replace(there, CHANGED_DATA[name]))
     (done,) = run_many(project, [f"train.py --resume {copy}"], home=home)
     data.write_text(text)
     assert re.search("the data, their split, or the code|the data or their split changed", error(done))
