@@ -80,7 +80,8 @@ def project(bake, tmp_path_factory) -> Path:
     for number in range(20):
         folder = project / "my_images" / f"class{number % 2}"
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (20, 30), color=10 * number).save(folder / f"{number}.png")
+        name = f"patient{number // 4}-{number}.png"
+        Image.new("L", (20, 30), color=10 * number).save(folder / name)
     trained = run(project, f"train.py {TINY}", home=tmp_path_factory.mktemp("home"))
     assert trained.code == 0, trained.err
     return project
@@ -99,7 +100,7 @@ def test_commands_of_the_generated_project(project, tmp_path):
         if line in ELSEWHERE:
             continue
         assert line.startswith("python ")
-        command = line.removeprefix("python ").replace("<id>", name)
+        command = line.removeprefix("python ").replace("<id>", name).replace("'", "")
         if "--resume" not in command:  # a run that goes on keeps its settings
             command = command.replace("train.py", f"train.py {TINY}")
         if "ddp" in command:

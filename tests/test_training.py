@@ -82,7 +82,14 @@ def test_output_has_no_warning(trained):
 def test_a_run_is_one_folder(folder, project, home):
     names = {path.name for path in folder.iterdir()}
     pictures = {"learning_curves.png", "confusion_matrix.png", "examples.png"}
-    assert names - {".lock"} == {"config.yaml", "checkpoints", "metrics.csv", "state.yaml", *pictures}
+    assert names - {".lock"} == {
+        "config.yaml",
+        "data.txt",
+        "checkpoints",
+        "metrics.csv",
+        "state.yaml",
+        *pictures,
+    }
     assert {path.name for path in (project / "runs").iterdir()} == {folder.name, "wandb"}
     assert {path.name for path in (folder / "checkpoints").iterdir()} >= {"best.ckpt", "last.ckpt"}
     status = subprocess.run(
@@ -182,7 +189,7 @@ def test_predict_refuses_what_it_cannot_read(folder, project, home):
     ]
     for done in run_many(project, commands, home=home):
         assert done.code == 1
-        assert done.err.splitlines()[-1].startswith("error: runs/")
+        assert re.search("^error: .*runs/(note.txt|none|nowhere)", done.err.splitlines()[-1])
         assert "Traceback" not in done.err
     assert not (project / "out.csv").exists()
 

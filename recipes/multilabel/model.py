@@ -25,7 +25,7 @@ class Model(LightningModule):
     def __init__(self, labels: list[str], channels: int = 1, lr: float = 2e-3, threshold: float = 0.5):
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = Network(channels, num_classes=len(labels), target_scale=[0.0, 1.0])
+        self.network = Network(channels, num_classes=len(labels))
         self.val_f1 = MultilabelF1Score(len(labels), threshold)
         self.test_f1 = MultilabelF1Score(len(labels), threshold)
 

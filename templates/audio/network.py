@@ -89,7 +89,7 @@ class Network(nn.Module):
     Args:
         rate: Samples a second.
         num_classes: Scores to return.
-        target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
+        target_scale: Mean and standard deviation of the numbers to predict; None for classes.
         bands: Mel bands of the spectrogram.
         width: Channels of the first stage; each of the next two has twice as many at half the resolution.
         dropout: Share of the pooled features that training sets to zero.
@@ -99,14 +99,14 @@ class Network(nn.Module):
         self,
         rate: int,
         num_classes: int,
-        target_scale: list[float],
+        target_scale: list[float] | None = None,
         bands: int = 40,
         width: int = 16,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.rate = rate
-        self.mean, self.std = target_scale
+        self.mean, self.std = target_scale or (0.0, 1.0)
         self.backbone = Backbone(rate, bands, width)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, num_classes))
 

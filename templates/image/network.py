@@ -31,7 +31,7 @@ class Network(nn.Module):
     Args:
         channels: Colour channels of an image.
         num_classes: Scores to return.
-        target_scale: Mean and standard deviation of the numbers to predict; scores of classes have 0 and 1.
+        target_scale: Mean and standard deviation of the numbers to predict; None for classes.
         width: Channels of the first stage; the second has twice as many at half the resolution.
         dropout: Share of the pooled features that training sets to zero.
     """
@@ -40,13 +40,13 @@ class Network(nn.Module):
         self,
         channels: int,
         num_classes: int,
-        target_scale: list[float],
+        target_scale: list[float] | None = None,
         width: int = 32,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.channels = channels
-        self.mean, self.std = target_scale
+        self.mean, self.std = target_scale or (0.0, 1.0)
         self.backbone = nn.Sequential(
             conv_norm(channels, width),
             nn.ReLU(),
