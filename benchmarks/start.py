@@ -22,14 +22,15 @@ from tasks import project
 
 # A callback of the run, in a file of its own: it notes in RESULT when the first batch comes, and the memory.
 WATCH = """
-import json, os, resource, time
+import json, os, time
 from pathlib import Path
 from lightning import Callback
 
 class Watch(Callback):
     def note(self, *arguments):
         seconds = time.time() - float(os.environ["START"])
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+        peak = int(status["VmHWM"].split()[0]) / 1024
         file = Path(os.environ["RESULT"])
         if not file.exists():
             file.write_text(json.dumps({"seconds": seconds, "megabytes": peak}))

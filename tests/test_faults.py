@@ -232,8 +232,8 @@ def test_another_training_is_refused_and_does_no_harm(copy, project, home, unhar
 
 
 CHANGED_DATA = {
-    "other images": "return pixels[:, None] // 2, found.target.tolist()",
-    "fewer images": "return pixels[:1700, None], found.target.tolist()[:1700]",
+    "other images": "return pixels[:, None] // 2, list(map(str, found.target))",
+    "fewer images": "return pixels[:1700, None], list(map(str, found.target))[:1700]",
 }
 
 
@@ -242,7 +242,7 @@ def test_other_data_are_refused(copy, project, home, name):
     """The settings are those of the run, but what they name is not."""
     data = project / "my_project" / "data.py"
     text = data.read_text()
-    there = "return pixels[:, None], found.target.tolist()"
+    there = "return pixels[:, None], list(map(str, found.target))"
     assert there in text
     before = files(copy)
     data.write_text(text.replace(there, CHANGED_DATA[name]))

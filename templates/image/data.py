@@ -410,8 +410,8 @@ def passed_over(files: Sequence, readable: Tensor, split: str) -> str:
     return f"{count} of {len(files)} files ({split}) cannot be read and were passed over: {first_few(names)}"
 
 
-def digits() -> tuple[np.ndarray, list]:
+def digits() -> tuple[np.ndarray, list[str]]:
     """Return scikit-learn's digits, uint8 (N, 1, 8, 8), with their labels."""
     found = load_digits()
     pixels = (found.images / 16 * 255).round().astype(np.uint8)
-    return pixels[:, None], found.target.tolist()
+    return pixels[:, None], list(map(str, found.target))

@@ -85,12 +85,18 @@ class Numbers:
 
 def look_like_words(texts: pl.Series) -> bool:
     """Return whether a column surely is none of numbers or dates, by a thousand of its cells."""
-    some = texts.drop_nulls()
-    some = some.gather_every(1 + len(some) // 1000).str.strip_chars()
+    if texts.null_count():
+        texts = texts.drop_nulls()
+    some = texts.gather_every(1 + len(texts) // 1000).str.strip_chars()
     some = some.filter(~some.str.to_lowercase().is_in(("", *MISSING)))
     if not len(some):
         return False
-    return some.str.contains(MAYBE_NUMBER).mean() < 0.3 and some.str.contains(MAYBE_DATE).mean() < 0.3
+    may_be_numbers = some.str.contains(MAYBE_NUMBER).mean() >= 0.3
+    may_be_dates = some.str.contains(MAYBE_DATE).mean() >= 0.3
+    if may_be_numbers or not may_be_dates:
+        return not may_be_numbers
+    dates = read_dates(some, [])  # "zone 12" looks like "June 12"
+    return dates is None or bool(dates.wrong.mean() > 0.9)
 
 
 def read_numbers(

@@ -338,9 +338,9 @@ def select(values, indices: np.ndarray):
     return values[indices]
 
 
-def class_names(labels: Sequence) -> list[str]:
+def class_names(labels: Sequence[str]) -> list[str]:
     """Return the names of the classes, in order: numbers by their size, others by the alphabet."""
-    names = sorted(map(str, set(labels)))
+    names = sorted(set(labels))
     try:
         return sorted(names, key=float)
     except ValueError:
@@ -358,21 +358,21 @@ def known_classes(parts: dict[str, tuple], fold: int | None) -> list[str]:
     return class_names(labels)
 
 
-def class_numbers(labels: Sequence, classes: list[str], split: str) -> np.ndarray:
+def class_numbers(labels: Sequence[str], classes: list[str], split: str) -> np.ndarray:
     """Return the place of each label in `classes`, int64 (N,).
 
     Raises:
         UserError: If a label does not occur in training.
     """
     places = {name: place for place, name in enumerate(classes)}
-    unknown = sorted(set(map(str, set(labels))) - places.keys())
+    unknown = sorted(set(labels) - places.keys())
     if unknown:
         quoted = [f"'{name}'" for name in unknown]
         raise UserError(
             f"label {first_few(quoted)} in the {SPLITS[split]} split does not occur in the training split "
             f"(classes: {first_few(classes, 10)})"
         )
-    return np.fromiter(map(places.__getitem__, map(str, labels)), dtype=np.int64, count=len(labels))
+    return np.fromiter(map(places.__getitem__, labels), dtype=np.int64, count=len(labels))
 
 
 def fingerprint(parts: dict[str, tuple]) -> int:
@@ -383,7 +383,7 @@ def fingerprint(parts: dict[str, tuple]) -> int:
         if isinstance(targets, np.ndarray):
             content = targets.tobytes()
         else:
-            content = "\n".join(map(str, targets)).encode()
+            content = "\n".join(targets).encode()
         found = zlib.crc32(content, found)
         found = zlib.crc32(name.encode(), found)
     return found
