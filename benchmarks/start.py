@@ -29,7 +29,7 @@ from lightning import Callback
 class Watch(Callback):
     def note(self, *arguments):
         seconds = time.time() - float(os.environ["START"])
-        status = dict(line.split(":", 1) for line in open("/proc/self/status").read().splitlines())
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         peak = int(status["VmHWM"].split()[0]) / 1024
         file = Path(os.environ["RESULT"])
         if not file.exists():
