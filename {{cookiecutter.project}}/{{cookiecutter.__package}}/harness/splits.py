@@ -380,11 +380,9 @@ def fingerprint(parts: dict[str, tuple]) -> int:
     found = 0
     for name in SPLITS:
         targets = parts[name][1]
-        if isinstance(targets, np.ndarray):
-            content = targets.tobytes()
-        else:
-            content = "\n".join(targets).encode()
-        found = zlib.crc32(content, found)
+        if isinstance(targets, list):
+            targets = np.frombuffer("\n".join(targets).encode(), dtype=np.uint8)
+        found = zlib.crc32(targets.tobytes(), found)
         found = zlib.crc32(name.encode(), found)
     return found
 
