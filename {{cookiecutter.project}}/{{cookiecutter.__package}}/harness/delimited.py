@@ -10,6 +10,7 @@ import gzip
 import io
 import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -193,7 +194,7 @@ def _is_utf8(source: Path | bytes) -> bool:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
         with _opened(source) as content:
-            while chunk := content.read(2**24):
+            for chunk in iter(partial(content.read, 2**24), b""):
                 decoder.decode(chunk)
             decoder.decode(b"", final=True)
     except UnicodeDecodeError:
@@ -255,7 +256,7 @@ def _count(source: Path | bytes) -> tuple[int, int]:
     lines = 0
     last = b""
     with _opened(source) as content:
-        while chunk := content.read(2**24):
+        for chunk in iter(partial(content.read, 2**24), b""):
             quotes += chunk.count(b'"')
             lines += chunk.count(b"\n")
             last = chunk
