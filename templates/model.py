@@ -53,8 +53,10 @@ class Model(LightningModule):
         self.test_metrics = metrics.clone(prefix="test/")
 
     @property
-    def example_input_array(self) -> tuple:
+    def example_input_array(self) -> tuple | None:
         """The arguments of `forward` for a batch of noise: Lightning's summary and export.py use them."""
+        if not hasattr(self.network, "example_input"):
+            return None
         return (self.network.example_input(batch=2),)
 
     def forward(self, x: Tensor | tuple[Tensor, ...]) -> Tensor:
