@@ -45,4 +45,4 @@ class DataModule(LightningDataModule):
         return DataLoader(self.test_set, self.hparams.batch_size)
 
     def predict_dataloader(self) -> DataLoader:
-        return DataLoader(self.test_set.x, self.hparams.batch_size)  # without y: forward gets x alone
+        return self.test_dataloader()
