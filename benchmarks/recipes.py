@@ -1,7 +1,7 @@
-"""What each recipe reaches with the command in its README: `python benchmarks/recipes.py [NAME ...]`, by hand.
+"""What each recipe reaches with the command in its README: `python benchmarks/recipes.py [NAME ...]`.
 
-Each is laid over a new project of the image task and trained once, with W&B off; seconds are from the start of
-the process to its end. The table is printed as Markdown, a row as soon as it is known.
+Each is laid over a new project of the image task and trained once, with W&B off. Seconds are from the start
+of the process to its end. The table is Markdown; a row is printed as soon as it is known.
 """
 
 import importlib.metadata
