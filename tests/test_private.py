@@ -2,6 +2,7 @@
 
 import ast
 import re
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def live() -> dict:
         "call": call,
         "metric": MeanMetric(),
         "model": model,
+        "parser": ArgumentParser(),
         "module": nn.Linear(1, 1),
         "pl_module": model,
         "result": _ResultMetric(_Metadata("training_step", "loss"), is_tensor=True),
