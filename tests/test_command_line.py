@@ -155,7 +155,12 @@ def test_help_names_every_kind_of_setting(project, tmp_path):
     scripts = ["train.py", "evaluate.py", "predict.py", "export.py"]
     for done in run_many(project, [f"{script} --help" for script in scripts], home=tmp_path):
         assert done.code == 0
-        for setting in ("--config", "--model.width 32", "--data.batch_size null", "--trainer.accelerator auto"):
+        for setting in (
+            "--config",
+            "--model.width 32",
+            "--data.batch_size null",
+            "--trainer.accelerator auto",
+        ):
             assert setting in done.out
         lines = done.out.splitlines()
         assert len(lines) <= 100, "two screens of fifty lines"
