@@ -9,7 +9,7 @@ CHECK = $(VENV) -m ruff check --config pyproject.toml
 FORMAT = $(VENV) -m ruff format --config pyproject.toml
 WORKERS ?= 3
 
-.PHONY: help demo test test-quick check fix lock chaos benchmark gallery clean
+.PHONY: help demo test test-quick check fix lock versions chaos benchmark gallery clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -44,6 +44,9 @@ fix: $(STAMP)  ## repair what ruff can, and format
 
 lock: $(STAMP)  ## pin the newest versions that the ranges allow, and show the difference
 	$(VENV) scripts/lock.py
+
+versions: $(STAMP)  ## run the training tests with the newest and the lowest versions of the ranges: gigabytes
+	$(VENV) scripts/versions.py
 
 chaos: $(STAMP)  ## kill runs at 60 random moments, resume them, compare with one never killed
 	$(VENV) tests/chaos.py --kills 50
