@@ -22,7 +22,7 @@ from .checkpoints import BestCheckpoint
 from .errors import UserError, called_by_harness
 from .explain import check_settings_file, explain
 from .folder import shortened
-from .help import HELP, print_help
+from .help import HELP, help_text
 from .private import help_texts
 from .speed import compile_parts, keep_freed_memory, store_channels_last
 from .stopping import LENGTHS, Stopping
@@ -178,7 +178,7 @@ class Settings(LightningCLI):
             known = list(parser.get_defaults().keys())
             raise UserError(explain(str(error), known, self.args, files)) from error
         if len(flags) < len(self.args):
-            print_help(parser, self.config, self.words, self.script_settings)
+            print(help_text(parser, self.config, self.words, self.script_settings))
             sys.exit()
 
     def before_instantiate_classes(self) -> None:
