@@ -61,7 +61,7 @@ clean:  ## remove .venv, build/ (with the demo's runs) and caches
 
 # The template's folder is matched by * because BSD make expands its braces. The stamp is written last: a failed
 # install is tried again. --clear mends an environment that was left half made or has lost its Python.
-$(STAMP): requirements-dev.txt *cookiecutter*/requirements.txt
+$(STAMP): requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; " \

@@ -22,21 +22,13 @@ STEPS = [
 READERS = ["batches", "cells", "columns", "delimited", "files", "hub", "kinds", "labels"]
 READERS += ["opening", "splits", "tables", "targets"]
 OF_OTHER_TASKS = ["experiments/finetune.yaml", "folds.yaml", "tests/test_example.py"]
-PACKAGES = ["cffi", "cloudpickle", "emoji", "joblib", "narwhals", "polars", "polars-runtime-32", "pycparser"]
-PACKAGES += ["scikit-learn", "scipy", "soundfile", "threadpoolctl"]
 
 
 def leave_out() -> None:
-    """Delete the files and the pinned packages that only other tasks use."""
+    """Delete the files that only other tasks use."""
     names = [f"{ANSWERS['__package']}/harness/{name}.py" for name in READERS]
     for name in names + OF_OTHER_TASKS:
         (PROJECT / name).unlink(missing_ok=True)
-    file = PROJECT / "requirements.txt"
-    kept = []
-    for line in file.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.partition("==")[0] not in PACKAGES:
-            kept.append(line.replace(" of every task,", ""))
-    file.write_text("".join(kept), encoding="utf-8", newline="\n")
 
 
 def first_commit() -> str:

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "cd my-project": "a change of folder",
     "python -m venv .venv && . .venv/bin/activate": "by the Makefile",
     "pip install -r requirements.txt": "by the Makefile",
+    "pip install -r requirements-dev.txt": "by the Makefile",
     "python train.py": "by test_training.py",
     "python train.py --config experiments/gpu.yaml": "by test_gpu.py",
     "python export.py runs/<id>": "by test_export.py",
