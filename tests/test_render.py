@@ -165,7 +165,7 @@ def test_each_task_and_license_has_its_templates():
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
         own = {"image": "images.py", "audio": "sounds.py", "text": "texts.py", "blank": "model.py"}
-        expected = {"about.md", "data.py", "network.py", "yours.md"}
+        expected = {"about.md", "data.py", "network.py", "requirements.txt", "yours.md"}
         if task in own:
             expected.add(own[task])
         assert {path.name for path in texts(VARIANTS / task)} == expected
