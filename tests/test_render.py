@@ -257,7 +257,7 @@ def test_readme_shows_the_tree_as_it_is(projects):
     for task in TASKS:
         project = projects[task, "MIT", "plain"]
         readme = (project / "README.md").read_text(encoding="utf-8")
-        (tree,) = re.findall(r"^```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        (tree,) = re.findall(r"^```\n(train\.py .*?)^```", readme, re.MULTILINE | re.DOTALL)
         named = set(re.findall(r"[\w-]+\.(?:py|yaml|sh)\b", tree))
         there = {"config.yaml", "sweep.yaml", "slurm.sh"}
         there |= {path.name for path in texts(project, ".py") if "harness" not in path.parts}
