@@ -76,7 +76,7 @@ $(STAMP): requirements-dev.txt
 	@echo "Installing the pinned packages into .venv: minutes the first time, seconds later."
 	@rm -f $(STAMP)
 	@{ $(VENV) -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt && \
-		touch $(STAMP); } | awk -v all="$$(cat requirements-dev.txt *cookiecutter*/requirements.txt | grep -c ==)" \
+		touch $(STAMP); } | awk -v all="$$(grep -c == requirements-dev.txt)" \
 		'match($$0, /[A-Za-z0-9._-]+==[^ ;,]+/) { name = substr($$0, RSTART, RLENGTH) } \
 		name && !seen[name]++ { printf "\r%4d of %d: %-60s", ++count, all, name; fflush() } \
 		/^Installing/ { printf "\r%-78s", "writing them to the disk"; fflush() } \

@@ -89,6 +89,11 @@ def test_commands_of_this_repository():
     assert set(found) <= set(ELSEWHERE)
 
 
+def test_the_code_here_is_that_of_a_generated_project():
+    """Where it is trained with, below."""
+    assert blocks(README, "python") == blocks(TEMPLATE / "templates" / "image" / "yours.md", "python")
+
+
 def test_where_the_others_are_run_exists():
     """The list above names tests that exist, and commands that a page has."""
     for where in ELSEWHERE.values():

@@ -165,7 +165,7 @@ def test_each_task_and_license_has_its_templates():
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
         own = {"image": "images.py", "audio": "sounds.py", "text": "texts.py", "blank": "model.py"}
-        expected = {"about.md", "data.py", "network.py", "yours.md"}
+        expected = {"about.md", "data.py", "network.py", "requirements.txt", "yours.md"}
         if task in own:
             expected.add(own[task])
         assert {path.name for path in texts(VARIANTS / task)} == expected
@@ -257,7 +257,7 @@ def test_readme_shows_the_tree_as_it_is(projects):
     for task in TASKS:
         project = projects[task, "MIT", "plain"]
         readme = (project / "README.md").read_text(encoding="utf-8")
-        (tree,) = re.findall(r"^```\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+        (tree,) = re.findall(r"^```\n(train\.py .*?)^```", readme, re.MULTILINE | re.DOTALL)
         named = set(re.findall(r"[\w-]+\.(?:py|yaml|sh)\b", tree))
         there = {"config.yaml", "sweep.yaml", "slurm.sh"}
         there |= {path.name for path in texts(project, ".py") if "harness" not in path.parts}

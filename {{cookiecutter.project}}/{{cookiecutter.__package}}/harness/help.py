@@ -64,8 +64,8 @@ RUN = {"resume": "", "model.init_from": ""}
 VALUES = {"resume": "RUN", "model.init_from": "RUN", "output": "FILE", "trainer.callbacks+": "NAME"}
 
 
-def print_help(parser: Any, config: Namespace, words: str, script: dict[str, str]) -> None:
-    """Print the settings that people change most, with their values, a line each.
+def help_text(parser: Any, config: Namespace, words: str, script: dict[str, str]) -> str:
+    """Return the settings that people change most, with their values, a line each.
 
     Args:
         config: The values, as config.yaml and flags make them.
@@ -74,45 +74,49 @@ def print_help(parser: Any, config: Namespace, words: str, script: dict[str, str
     """
     texts = help_texts(parser)
     name = Path(sys.argv[0]).name
-    print(f"usage: python {name} {words}[--config FILE] [--setting value ...]")
-    print("\nLater settings win: config.yaml, then --config files, then flags. Values are the present ones.")
-    print_setting("--config FILE", "Add a file of settings, such as experiments/debug.yaml.")
-    print_setting("--print_config", "Print all settings and stop.")
-    print_setting("--help_all", "List every setting, with its type.")
-    print_group("", script if words else RUN, texts, config)
-    print_group("model: arguments of Model and Network", below("model", texts), texts, config)
-    print_group("data: arguments of DataModule", below("data", texts), texts, config)
+    lines = [
+        f"usage: python {name} {words}[--config FILE] [--setting value ...]",
+        "",
+        "Later settings win: config.yaml, then --config files, then flags. Values are the present ones.",
+        described("--config FILE", "Add a file of settings, such as experiments/debug.yaml."),
+        described("--print_config", "Print all settings and stop."),
+        described("--help_all", "List every setting, with its type."),
+        *group("", script if words else RUN, texts, config),
+        *group("model: arguments of Model and Network", below("model", texts), texts, config),
+        *group("data: arguments of DataModule", below("data", texts), texts, config),
+    ]
     if words:
-        print_group("machine", TRAINED, texts, config)
-        return
-    print_group("training", TRAINING, texts, config)
-    print_group("machine", MACHINE, texts, config)
-    print_group("logging", LOGGING, texts, config)
-    print_group("finding mistakes", MISTAKES, texts, config)
+        lines += group("machine", TRAINED, texts, config)
+    else:
+        lines += group("training", TRAINING, texts, config)
+        lines += group("machine", MACHINE, texts, config)
+        lines += group("logging", LOGGING, texts, config)
+        lines += group("finding mistakes", MISTAKES, texts, config)
+    return "\n".join(lines)
 
 
-def below(group: str, texts: dict[str, str]) -> dict[str, str]:
+def below(prefix: str, texts: dict[str, str]) -> dict[str, str]:
     """Return the settings of a group, such as those of the model."""
-    return {name: "" for name in texts if name.startswith(f"{group}.") and name not in RUN}
+    return {name: "" for name in texts if name.startswith(f"{prefix}.") and name not in RUN}
 
 
-def print_group(title: str, names: dict[str, str], texts: dict[str, str], config: Namespace) -> None:
-    """Print a title and the settings below it that this project has."""
+def group(title: str, names: dict[str, str], texts: dict[str, str], config: Namespace) -> list[str]:
+    """Return a title and the settings below it that this project has."""
     known = [name for name in names if name.removesuffix("+") in texts]
-    if known and title:
-        print(f"\n{title}")
+    lines = ["", title] if known and title else []
     for name in known:
         value = VALUES.get(name) or shown(config.get(name))
-        print_setting(f"--{name} {value}", names[name] or first_sentence(texts[name]))
+        lines.append(described(f"--{name} {value}", names[name] or first_sentence(texts[name])))
+    return lines
 
 
-def print_setting(setting: str, text: str) -> None:
-    """Print a setting and what it does in one line, cut after the last word that there is room for."""
+def described(setting: str, text: str) -> str:
+    """Return a setting and what it does in one line, cut after the last word that there is room for."""
     columns = shutil.get_terminal_size((110, 50)).columns
     line = f"  {setting:{NAME_WIDTH}}  {text}".rstrip()
     if len(line) >= columns:
         line = line[: columns - 2].rpartition(" ")[0] + " …"
-    print(line)
+    return line
 
 
 def shown(value: Any) -> str:

@@ -4,6 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from inspect import signature
 from pathlib import Path
@@ -22,7 +23,7 @@ from .checkpoints import BestCheckpoint
 from .errors import UserError, called_by_harness
 from .explain import check_settings_file, explain
 from .folder import shortened
-from .help import HELP, print_help
+from .help import HELP, help_text
 from .private import help_texts
 from .speed import compile_parts, keep_freed_memory, store_channels_last
 from .stopping import LENGTHS, Stopping
@@ -178,7 +179,8 @@ class Settings(LightningCLI):
             known = list(parser.get_defaults().keys())
             raise UserError(explain(str(error), known, self.args, files)) from error
         if len(flags) < len(self.args):
-            print_help(parser, self.config, self.words, self.script_settings)
+            with suppress(BrokenPipeError):  # by `| head`
+                print(help_text(parser, self.config, self.words, self.script_settings), flush=True)
             sys.exit()
 
     def before_instantiate_classes(self) -> None:
