@@ -139,7 +139,7 @@ class Network(nn.Module):
         columns: list[dict],
         num_classes: int,
         target_scale: list[float],
-        members: int = 16,
+        members: int = 8,
         width: int = 256,
         depth: int = 2,
         number_width: int = 12,

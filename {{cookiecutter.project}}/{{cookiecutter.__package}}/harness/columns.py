@@ -188,7 +188,7 @@ def edges(numbers: pl.Series) -> list[float]:
     if len(sample) == 0:
         return [0.0]  # one edge, so no bin
     bins = min(MOST_BINS, max(2, len(sample) // ROWS_IN_A_BIN))
-    quantiles = np.quantile(sample, np.linspace(0, 1, bins + 1))
+    quantiles = np.quantile(sample, np.linspace(0, 1, bins + 1), method="nearest")
     return np.unique(quantiles.astype(np.float32)).tolist()
 
 
