@@ -63,16 +63,21 @@ class Model(LightningModule):
         return self.network(x)
 
     def _step(self, batch: tuple[Tensor, Tensor], metrics: MetricCollection) -> tuple[Tensor, Tensor]:
-        """Return the loss and the scores (B, num_classes) of a batch, and count it in the metrics."""
+        """Return the loss and the scores (B, num_classes) of a batch, and count it in the metrics.
+
+        A network may give (B, num_classes, members) in training, of an ensemble whose members learn alone.
+        """
         x, y = batch  # inputs of the network, (B,)
         scores = self(x)  # (B, num_classes)
+        if scores.ndim == 3:
+            y = y.unsqueeze(1).expand(-1, scores.shape[2])  # (B, members)
         if self.hparams.classes:
             smoothing = self.hparams.label_smoothing
             losses = F.cross_entropy(scores, y, label_smoothing=smoothing, reduction="none")
             metrics["acc"].update(scores.detach(), y)
         else:
             losses = F.mse_loss(scores[:, 0], y, reduction="none")
-            metrics["r2"].update(scores[:, 0].detach(), y)
+            metrics["r2"].update(scores[:, 0].detach().flatten(), y.flatten())
         metrics["loss"].update(losses.detach())
         return losses.mean(), scores
 
