@@ -164,11 +164,15 @@ def test_each_task_and_license_has_its_templates():
     assert {path.name for path in VARIANTS.iterdir()} == {*TASKS, "licenses"}
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
-        reading = {"image": {Path("images.py")}, "audio": {Path("sounds.py")}, "text": {Path("texts.py")}}
+        more = {
+            "image": {Path("images.py"), Path("augment.py")},
+            "audio": {Path("sounds.py"), Path("augment.py")},
+            "text": {Path("texts.py")},
+        }
         assert texts(VARIANTS / task).keys() == {
             Path("data.py"),
             Path("network.py"),
-            *reading.get(task, set()),
+            *more.get(task, set()),
         }
 
 

@@ -38,6 +38,8 @@ POINTS = {
     "stream_too_long": 12,
     "stream_with_state": 12,
     "stream_of_batches": 6,
+    "on_device": 9,
+    "on_device_stream": 12,
     "combined": 10,
     "combined_workers": 10,
     "combined_max_size": 10,
