@@ -28,15 +28,16 @@ class ResidualBlock(nn.Module):
 class Network(nn.Module):
     """Score an image for each class, or predict a number, with a small residual network.
 
-    Its stages halve the image and double the channels until about four pixels a side are left: most of what
-    a convolution costs is the number of pixels.
+    Its stages halve the image and double the channels until at most four pixels a side are left. Most of the
+    time of a convolution goes into the number of pixels, so there are residual blocks where at most 16 pixels
+    a side are left, and large images are made coarser by the first convolution.
 
     Args:
         channels: Colour channels of an image.
         num_classes: Scores to return.
         size: Height and width of an image; the number of stages depends on it.
         target_scale: Mean and standard deviation of the numbers to predict; None for classes.
-        width: Channels before the first stage.
+        width: Channels after the first convolution.
         dropout: Share of the pooled features that training sets to zero.
     """
 
@@ -46,7 +47,7 @@ class Network(nn.Module):
         num_classes: int,
         size: list[int],
         target_scale: list[float] | None = None,
-        width: int = 32,
+        width: int = 24,
         dropout: float = 0.1,
     ):
         super().__init__()
@@ -54,13 +55,17 @@ class Network(nn.Module):
         self.mean, self.std = target_scale or (0.0, 1.0)
         stride = 1
         while min(size) >= 48 * stride:
-            stride *= 2  # large images are made coarser at once
-        left = min(size) // stride  # pixels of the shorter side
+            stride *= 2
+        pixels = min(size) // stride
         layers = [conv_norm(channels, width, kernel_size=2 * stride + 1, stride=stride), nn.ReLU()]
-        while left >= 8:
-            layers += [conv_norm(width, 2 * width, stride=2), nn.ReLU(), ResidualBlock(2 * width)]
+        if pixels <= 16:
+            layers.append(ResidualBlock(width))
+        while pixels > 4:
+            layers += [conv_norm(width, 2 * width, stride=2), nn.ReLU()]
             width *= 2
-            left //= 2
+            pixels = (pixels + 1) // 2
+            if pixels <= 16:
+                layers.append(ResidualBlock(width))
         self.backbone = nn.Sequential(*layers)
         self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes))
 

@@ -18,6 +18,7 @@ from my_project.harness.files import class_folders
 from my_project.harness.opening import SAMPLE, sample_of
 from my_project.images import ENDINGS, RASTER, read_image
 from my_project.model import Model
+from my_project.network import Network, ResidualBlock
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -641,3 +642,14 @@ def test_training_batches_are_changed_and_no_others(augment, least):
     trainer.fit(model, data)
     assert watch.changed["validation"] == 0
     assert least <= watch.changed["training"] <= 128 * bool(least)
+
+
+@pytest.mark.parametrize("size", [[8, 8], [28, 28], [48, 64], [224, 224], [3, 200], [1, 1]])
+def test_the_stages_of_the_network_follow_the_size(size):
+    """So the last stage sees the whole image, and one of 50,000 pixels does not take 50 times as long."""
+    network = Network(3, 5, size, width=4).eval()
+    images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    assert network(images).shape == (2, 5)
+    assert min(network.backbone(images.float()).shape[2:]) in ((3, 4) if min(size) > 4 else (min(size),))
+    blocks = [layer for layer in network.backbone if isinstance(layer, ResidualBlock)]
+    assert 1 <= len(blocks) <= 3
