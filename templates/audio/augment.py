@@ -10,7 +10,7 @@ Sounds = tuple[Tensor, Tensor]  # samples (B, T), 0 after the end of a sound; le
 
 SPEED = 1.15  # how much faster or slower a sound is played at most
 TONE = 4.0  # dB: standard deviation of the gain in each of six parts of the frequencies
-BAND = 0.2  # of the mel scale: how wide the two bands that are taken out are at most
+BAND = 0.2  # of the mel scale: how wide the band that is taken out is at most
 PAUSE = 0.2  # of a sound: how long the part that is silenced is at most
 NOISE = (5.0, 35.0)  # dB that the noise is below the sound
 DELAY = 0.1  # seconds that a sound begins later at most
@@ -37,7 +37,7 @@ def augment(samples: Tensor, lengths: Tensor, rate: int, speed: bool) -> Sounds:
     """Return sounds that are filtered, partly silenced, later, in noise, and if `speed` faster or slower.
 
     Each sound draws its own changes. At another speed a voice is like that of another speaker (Ko et al.
-    2015, doi:10.21437/Interspeech.2015-711); a filter is like another microphone; to take out bands of
+    2015, doi:10.21437/Interspeech.2015-711); a filter is like another microphone; to take out a band of
     frequencies and a part of the time is SpecAugment (Park et al. 2019, arXiv:1904.08779), here of samples.
     """
     if speed:
@@ -67,7 +67,7 @@ def at_other_speed(samples: Tensor, lengths: Tensor) -> Sounds:
 
 
 def filtered(samples: Tensor, lengths: Tensor, rate: int) -> Tensor:
-    """Return sounds with some frequencies louder, others softer, and two bands nearly taken out."""
+    """Return sounds with some frequencies louder, others softer, and a band of them nearly taken out."""
     batch, length = samples.shape
     device = samples.device
     spectrum = torch.fft.rfft(samples)  # (B, frequencies)
@@ -77,8 +77,7 @@ def filtered(samples: Tensor, lengths: Tensor, rate: int) -> Tensor:
     frequencies = torch.linspace(0, rate / 2, count, device=device)  # Hz
     mel = torch.log1p(frequencies / 700)
     mel = mel / math.log1p(rate / 2 / 700)  # from 0 to 1
-    for _ in range(2):
-        gains = gains - 40 * within_span(mel.expand(batch, -1), BAND)
+    gains = gains - 40 * within_span(mel.expand(batch, -1), BAND)
     samples = torch.fft.irfft(spectrum * 10 ** (gains / 20), n=length)
     return samples * inside(lengths, length)
 
