@@ -32,7 +32,7 @@ from my_project.model import Model  # noqa: E402
 
 
 class Mlp(nn.Module):
-    """Hidden layers of 64, 128 and 64 with batch normalisation: the network of lightning-hydra-template."""
+    """Hidden layers of 64, 128 and 64 with batch normalisation, as in many templates for MNIST."""
 
     def __init__(self):
         super().__init__()
