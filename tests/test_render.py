@@ -164,11 +164,15 @@ def test_each_task_and_license_has_its_templates():
     assert {path.name for path in VARIANTS.iterdir()} == {*TASKS, "licenses", "model.py", "version.md"}
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
-        own = {"image": "images.py", "audio": "sounds.py", "text": "texts.py", "blank": "model.py"}
+        own = {
+            "image": {"images.py", "augment.py"},
+            "audio": {"sounds.py", "augment.py"},
+            "text": {"texts.py"},
+            "tabular": set(),
+            "blank": {"model.py"},
+        }
         expected = {"about.md", "data.py", "network.py", "requirements.txt", "yours.md"}
-        if task in own:
-            expected.add(own[task])
-        assert {path.name for path in texts(VARIANTS / task)} == expected
+        assert {path.name for path in texts(VARIANTS / task)} == expected | own[task]
 
 
 def test_what_lies_here_as_python_arrives_unchanged(projects):
