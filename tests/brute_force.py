@@ -5,8 +5,8 @@ case: the number of points, and those that ended differently, or the error of a 
 run in one process, because importing Lightning takes longer than most of them. The user's code of a case is
 a file of tests/plain.
 
-With LOCAL_RANK, WORLD_SIZE and the like set, it is one of several processes that train each case together; ROOT
-is then a folder that they share.
+With LOCAL_RANK, WORLD_SIZE and the like set, it is one of several processes that train each case together;
+ROOT is then a folder that they share.
 """
 
 import contextlib
