@@ -77,6 +77,10 @@ class TrainedRun(Settings):
                 base.write_text(yaml.safe_dump(settings), encoding="utf-8")
             super().__init__(model_class, datamodule_class, base, args, extra, checkpoint)
 
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        self.use_tokenizer_of(run_of(self.checkpoint_path))
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's callbacks, except those that only training needs."""
         trainer = super().instantiate_trainer(enable_progress_bar=True, **kwargs)
