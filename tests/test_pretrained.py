@@ -64,7 +64,8 @@ model.load_state_dict(weights, strict=False)
 model.save_pretrained("{FOLDER}")
 """
 FORGET = f"import shutil; shutil.rmtree('{FOLDER}')"
-COMMANDS = {"stopped.py": STOPPED, "keep.py": KEEP, "forget.py": FORGET}
+COPY = "import shutil; shutil.copy('stopped/one/checkpoints/best.ckpt', 'copied.ckpt')"
+COMMANDS = {"stopped.py": STOPPED, "keep.py": KEEP, "forget.py": FORGET, "copy.py": COPY}
 
 
 def make_vit(folder: Path) -> None:
@@ -198,6 +199,9 @@ def story(request, bake, models, home) -> Story:
         "evaluate": "evaluate.py RUN --trainer.limit_test_batches 2",
         "predict": f"predict.py RUN {inputs(project, task)[0]}",
         "export": "export.py RUN",
+        "other": "evaluate.py RUN --model.backbone some/model",
+        "copy": "copy.py",
+        "copied": "evaluate.py copied.ckpt --trainer.limit_test_batches 2",
         "missing": f"train.py --model.backbone {FOLDER}",
         "not fetched": "train.py --model.backbone some/model",
     }
@@ -267,7 +271,17 @@ def error(done: Done) -> str:
     return lines[0]
 
 
+def test_a_checkpoint_needs_no_run(story):
+    """But for the tokenizer of texts, which is looked for beside it."""
+    if (story.project / "my_project" / "texts.py").exists():
+        assert "tokenizer is missing" in error(story.done["copied"])
+    else:
+        assert story.done["copied"].code == 0, story.done["copied"].err
+        assert story.done["copied"].out == story.done["evaluate"].out
+
+
 def test_what_is_not_there_is_refused_in_one_line(story):
+    assert f"model.backbone is {FOLDER} in this run (got some/model)" in error(story.done["other"])
     assert f"model.backbone {FOLDER} is no folder" in error(story.done["missing"])
     assert "model.backbone some/model is no folder, it was not fetched before" in error(
         story.done["not fetched"]

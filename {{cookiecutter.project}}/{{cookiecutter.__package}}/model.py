@@ -1,10 +1,11 @@
 """The LightningModule: loss, metrics and optimizer around the network. Replace what you need."""
 
 import math
+from typing import Any
 
 import torch
 from lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
@@ -47,7 +48,7 @@ class Model(LightningModule):
         super().__init__()
         self.save_hyperparameters(logger=False)  # plain values, so that a checkpoint always loads
         num_classes = len(classes) or 1
-        self.network: nn.Module
+        self.network: Any
         if backbone_config is None:
             self.network = Network(num_classes=num_classes, **network)
         else:

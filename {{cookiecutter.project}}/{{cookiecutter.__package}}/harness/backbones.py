@@ -143,7 +143,7 @@ def width_of(name: str, config: dict[str, Any], takes: str, shape: tuple[int, ..
         raise UserError(f"model.backbone {name} does not take {INPUTS[takes]} alone: {reason}") from error
 
 
-def load_weights(name: str, model: nn.Module) -> None:
+def load_weights(name: str, model: Any) -> None:
     """Load the pretrained weights into `network.backbone` of a model, and say so.
 
     Raises:
@@ -153,7 +153,7 @@ def load_weights(name: str, model: nn.Module) -> None:
         source, report = library().AutoModel.from_pretrained(
             name, output_loading_info=True, dtype=torch.float32, trust_remote_code=False
         )
-    backbone: Any = model.network.backbone
+    backbone = model.network.backbone
     weights = source.state_dict()
     found = {}
     new = []
