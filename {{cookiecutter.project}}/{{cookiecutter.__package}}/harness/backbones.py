@@ -128,19 +128,23 @@ def check_kind(name: str, config: dict[str, Any], takes: str) -> None:
 
 
 def width_of(name: str, config: dict[str, Any], takes: str, shape: tuple[int, ...]) -> int:
-    """Return how many features a model gives for a batch of inputs of this shape; the try costs no memory.
+    """Return how many features a model gives for a batch of inputs of this shape, by trying.
+
+    Most models can be tried without memory; some look at values, so they are made in earnest.
 
     Raises:
         UserError: If it does not take such inputs, or not alone.
     """
-    with torch.device("meta"):
-        model = build(config)
-        inputs = torch.zeros(shape, dtype=torch.long if takes == "input_ids" else torch.float32)
-    try:
-        return pooled(model(**{takes: inputs})).shape[1]
-    except Exception as error:  # each model says it in its own way
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"model.backbone {name} does not take {INPUTS[takes]} alone: {reason}") from error
+    problem = ""
+    for device in ("meta", "cpu"):
+        with torch.device(device), torch.no_grad():
+            model = build(config).eval()
+            inputs = torch.zeros(shape, dtype=torch.long if takes == "input_ids" else torch.float32)
+            try:
+                return pooled(model(**{takes: inputs})).shape[1]
+            except Exception as error:  # each model says it in its own way
+                problem = " ".join(str(error).split())[:200]
+    raise UserError(f"model.backbone {name} does not take {INPUTS[takes]} alone: {problem}")
 
 
 def load_weights(name: str, model: Any) -> None:
