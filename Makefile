@@ -9,7 +9,7 @@ CHECK = $(VENV) -m ruff check --config pyproject.toml
 FORMAT = $(VENV) -m ruff format --config pyproject.toml
 WORKERS ?= 3
 
-.PHONY: help demo test test-quick check fix lock chaos benchmark gallery clean
+.PHONY: help demo test test-quick check fix lock versions chaos benchmark gallery clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' Makefile | awk -F '|' '{ printf "make %-12s%s\n", $$1, $$2 }'
@@ -18,7 +18,8 @@ help:  ## list the targets
 demo: $(STAMP)  ## generate the default project into build/my-project and train it (keeps its earlier runs)
 	@mkdir -p build/my-project
 	@find build/my-project -mindepth 1 -maxdepth 1 ! -name runs -exec rm -rf {} +
-	$(VENV) -m cookiecutter . --no-input --default-config --overwrite-if-exists --output-dir build project=my-project
+	$(VENV) -m cookiecutter . --no-input --default-config --accept-hooks no --overwrite-if-exists \
+		--output-dir build project=my-project
 	$(VENV) -m pip install --quiet -r build/my-project/requirements.txt
 	cd build/my-project && ../../$(VENV) train.py
 	@echo 'To use these commands: cd build/my-project && . ../../.venv/bin/activate'
@@ -44,6 +45,9 @@ fix: $(STAMP)  ## repair what ruff can, and format
 lock: $(STAMP)  ## pin the newest versions that the ranges allow, and show the difference
 	$(VENV) scripts/lock.py
 
+versions: $(STAMP)  ## run the training tests with the newest and the lowest versions of the ranges: gigabytes
+	$(VENV) scripts/versions.py
+
 chaos: $(STAMP)  ## kill runs at 60 random moments, resume them, compare with one never killed
 	$(VENV) tests/chaos.py --kills 50
 	$(VENV) tests/chaos.py --kills 10 --processes 2
@@ -60,7 +64,7 @@ clean:  ## remove .venv, build/ (with the demo's runs) and caches
 
 # The template's folder is matched by * because BSD make expands its braces. The stamp is written last: a failed
 # install is tried again. --clear mends an environment that was left half made or has lost its Python.
-$(STAMP): requirements-dev.txt *cookiecutter*/requirements.txt
+$(STAMP): requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("error: $(PYTHON) is Python %d.%d; " \
@@ -70,5 +74,11 @@ $(STAMP): requirements-dev.txt *cookiecutter*/requirements.txt
 	@$(VENV) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
 		$(PYTHON) -m venv --clear .venv
 	@echo "Installing the pinned packages into .venv: minutes the first time, seconds later."
-	@$(VENV) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
-	@touch $(STAMP)
+	@rm -f $(STAMP)
+	@{ $(VENV) -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt && \
+		touch $(STAMP); } | awk -v all="$$(grep -c == requirements-dev.txt)" \
+		'match($$0, /[A-Za-z0-9._-]+==[^ ;,]+/) { name = substr($$0, RSTART, RLENGTH) } \
+		name && !seen[name]++ { printf "\r%4d of %d: %-60s", ++count, all, name; fflush() } \
+		/^Installing/ { printf "\r%-78s", "writing them to the disk"; fflush() } \
+		END { print "" }'
+	@test -e $(STAMP)

@@ -37,8 +37,8 @@ torchtext torchvision tornado transformer_engine transformers triton truststore 
 # In the project, or in its .gitignore, or given a meaning of their own by packaging tools.
 _PROJECT = """
 agents build checkpoints config conftest data dist docs env evaluate experiments export folds harness license
-lightning_logs logs main model network outputs predict pyproject readme requirements runs search setup slurm
-src sweep test tests train venv wandb
+lightning_logs logs main model network outputs predict pyproject readme requirements requirements_dev runs
+search setup slurm src sweep test tests train venv wandb
 """
 _WINDOWS = "aux con nul prn " + " ".join(f"{port}{n}" for port in ("com", "lpt") for n in range(10))
 

@@ -1,137 +1,168 @@
-"""Test accuracy (R² of a regression) of each task's default, beside simple models on the same split; a table.
+"""The result of each task's default on real data, beside simple models on the same splits: one table.
 
-`python benchmarks/tasks.py [SPLITS]` trains each default for SPLITS seeds of the split (3), and the tables
-for each of five folds, which test all rows.
+`python benchmarks/tasks.py` measures all of `CASES` in cases.py, `--only questions spam` these. Data that do
+not come with the project are in `--data FOLDER`, under the names that cases.py has for them. Each run is
+`python train.py` in a project as it is generated, with `--data.path` and `--data.target`, and the flag of its
+fold, split or seed.
 """
 
+import argparse
+import csv
 import json
 import os
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from cases import CASES, Case
 from cookiecutter.main import cookiecutter
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression, RidgeCV
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
+from run import machine
 
 ROOT = Path(__file__).resolve().parent.parent
-CASES = {  # name: task, flags, what it must reach
-    "image": ("image", [], 0.985),
-    "text": ("text", [], 0.83),
-    "audio": ("audio", [], 0.95),
-    "tabular, breast cancer": ("tabular", [], 0.97),
-    "tabular, diabetes (R²)": ("tabular", ["--data.dataset", "diabetes"], 0.45),
-    "breast cancer, five folds": ("tabular", [], 0.97),
-    "diabetes, five folds (R²)": ("tabular", ["--data.dataset", "diabetes"], 0.45),
-}
+DATA = ROOT.parent / "shared" / "data"
+PACKAGES = ("torch", "lightning", "scikit-learn", "polars", "numpy")
+RESULTS = "test/acc", "test/r2"
+HEADER = """\
+| data | result | simple models on the same splits | must reach | slowest run | within |
+| --- | --- | --- | --- | --- | --- |"""
 
 
-def project(task: str, folder: str) -> Path:
-    """Generate the project of a task."""
-    return Path(
-        cookiecutter(
-            str(ROOT),
-            no_input=True,
-            extra_context={"task": task, "project": "my-project"},
-            output_dir=str(Path(folder, task)),
-            default_config=True,
-            accept_hooks=False,
-            overwrite_if_exists=True,
-        )
+def project(task: str, folder: Path) -> Path:
+    """Generate the project of a task, unless it is there, and return its folder."""
+    place = folder / task / "my-project"
+    if place.exists():
+        return place
+    cookiecutter(
+        str(ROOT),
+        no_input=True,
+        extra_context={"task": task, "project": "my-project"},
+        output_dir=str(place.parent),
+        default_config=True,
+        accept_hooks=False,
     )
+    return place
 
 
-def train(folder: Path, flags: list[str]) -> tuple[float, float]:
-    """Return the test result of train.py and its seconds from start to end."""
+def train(place: Path, flags: list[str]) -> tuple[float, float]:
+    """Return the test result of train.py, and its seconds from start to end.
+
+    Raises:
+        RuntimeError: If it fails; with what it printed.
+    """
+    environment = {**os.environ, "WANDB_MODE": "disabled", "PYTHONWARNINGS": "ignore"}
     start = time.perf_counter()
-    subprocess.run(
-        [sys.executable, "train.py", *flags],
-        cwd=folder,
-        check=True,
-        capture_output=True,
-        env={**os.environ, "WANDB_MODE": "disabled", "PYTHONWARNINGS": "ignore"},
+    done = subprocess.run(
+        [sys.executable, "train.py", *flags], cwd=place, env=environment, capture_output=True, text=True
     )
     seconds = time.perf_counter() - start
-    run = max((folder / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
-    rows = [line.split(",") for line in (run / "metrics.csv").read_text(encoding="utf-8").splitlines()]
-    return next(float(value) for _, name, value in rows if name in ("test/acc", "test/r2")), seconds
+    if done.returncode != 0:
+        raise RuntimeError(f"train.py {' '.join(flags)}: {done.stderr[-2000:]}")
+    run = max((place / "runs").iterdir(), key=lambda path: path.stat().st_mtime)
+    with (run / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        for _, name, value in csv.reader(file):
+            if name in RESULTS:
+                return float(value), seconds
+    raise RuntimeError(f"train.py {' '.join(flags)}: there is no test result in {run}")
 
 
-def baselines() -> dict[str, float]:
-    """Return the results of simple models on the split of the project in this folder, given as JSON flags."""
-    sys.path.insert(0, str(Path.cwd()))
-    from my_project.data import DataModule
+def simple_models(place: Path, flags: list[str]) -> dict[str, float]:
+    """Return the test results of simple models on the split that these flags make."""
+    settings = {}
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        if flag.startswith("--data."):
+            number = value.isdigit()
+            settings[flag.removeprefix("--data.")] = int(value) if number else value
+    command = [sys.executable, "-W", "ignore", ROOT / "benchmarks" / "simple_models.py", json.dumps(settings)]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"simple models, {settings}: {done.stderr[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
-    data = DataModule(**json.loads(sys.argv[2]))
-    data.setup("fit")
-    parts = {name: (inputs, np.array(targets)) for name, (inputs, targets) in data.parts.items()}
-    (x, y), (new, truth) = parts["train"], parts["test"]
-    if hasattr(data.train_set, "texts"):
-        grams = make_pipeline(
-            CountVectorizer(analyzer="char_wb", ngram_range=(1, 3)), LogisticRegression(max_iter=500)
+
+def all_flags(case: Case, source: Path, folder: Path) -> list[list[str]]:
+    """Return the flags of each run of a case, and make its data in a new folder."""
+    found = []
+    paths = None
+    if case.prepare is not None:
+        folder.mkdir()
+        paths = case.prepare(source, folder)
+    for number, run in enumerate(case.runs):
+        flags = [*case.flags, *run]
+        if isinstance(paths, list):
+            flags += ["--data.path", str(paths[number])]
+        elif paths is not None:
+            flags += ["--data.path", str(paths)]
+        found.append(flags)
+    return found
+
+
+def mean_and_error(values: list[float]) -> str:
+    """Return the mean, its standard error where there are several values, and the values."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    error = np.std(values, ddof=1) / np.sqrt(len(values))
+    each = ", ".join(f"{value:.3f}" for value in values)
+    return f"{np.mean(values):.3f} ± {error:.3f} ({each})"
+
+
+def must_reach(case: Case, simple: dict[str, list[float]]) -> float:
+    """Return what a case must reach: a number, or the better simple model minus one standard error."""
+    if case.must != "simple":
+        return float(case.must)
+    best = max(simple.values(), key=np.mean)
+    return float(np.mean(best) - np.std(best, ddof=1) / np.sqrt(len(best)))
+
+
+def row(case: Case, source: Path, folder: Path) -> str:
+    """Train and test all runs of a case, and return its row of the table."""
+    place = project(case.task, folder)
+    results = []
+    seconds = []
+    simple: dict[str, list[float]] = {}
+    for flags in all_flags(case, source, Path(tempfile.mkdtemp(dir=folder)) / "data"):
+        result, duration = train(place, flags)
+        print(
+            f"{case.title}: {result:.4f} in {duration:.0f} s, {' '.join(flags)}", file=sys.stderr, flush=True
         )
-        models = {"logistic regression on 1–3-grams": grams}
-        x, new = list(data.train_set.texts), list(data.test_set.texts)
-    else:
-        if hasattr(data.train_set, "sounds"):
-            from my_project.network import LogMel
-
-            x, new = ([spectrum(sound, LogMel(data.rate, 40)) for sound in part] for part in (x, new))
-        elif hasattr(data.train_set, "rows"):
-            x, new = data.train_set.rows.numpy(), data.test_set.rows.numpy()
-        x, new = (np.array(part).reshape(len(part), -1) for part in (x, new))
-        simple = {
-            "logistic regression": LogisticRegression(max_iter=2000),
-            "nearest neighbours": KNeighborsClassifier(),
-        }
-        simple = simple if data.classes else {"ridge": RidgeCV(np.logspace(-2, 3, 20))}
-        models = {name: make_pipeline(StandardScaler(), model) for name, model in simple.items()}
-    return {name: model.fit(x, y).score(new, truth) for name, model in models.items()}
-
-
-def spectrum(sound: np.ndarray, log_mel) -> np.ndarray:
-    """Return the log-mel spectrogram of one second, with nothing after a shorter sound."""
-    import torch
-
-    return log_mel(torch.from_numpy(np.pad(sound, (0, 8000 - len(sound))))[None]).numpy()
+        results.append(result)
+        seconds.append(duration)
+        for name, score in simple_models(place, flags).items():
+            simple.setdefault(name, []).append(score)
+    shown = [f"{name} {mean_and_error(scores).partition(' (')[0]}" for name, scores in simple.items()]
+    needed = must_reach(case, simple)
+    reached = "" if np.mean(results) >= needed else ": missed"
+    within = "" if case.within is None else f"{case.within} s"
+    return (
+        f"| {case.title} | {mean_and_error(results)} | {'; '.join(shown)} | {needed:.3f}{reached} "
+        f"| {max(seconds):.0f} s | {within} |"
+    )
 
 
 def main() -> None:
-    """Print the table, a row for each task."""
-    splits = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    print("| task | ours, by split | s | simple models on the same splits | must be |")
-    print("| --- | --- | --- | --- | --- |")
+    """Print the table, a row for each case; what goes on meanwhile goes to stderr."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--data", type=Path, default=DATA, metavar="FOLDER", help="the folder of the real data"
+    )
+    parser.add_argument(
+        "--only", nargs="+", choices=CASES, default=list(CASES), metavar="CASE", help=", ".join(CASES)
+    )
+    arguments = parser.parse_args()
+    packages = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    print(f"{date.today()}; {machine()}; {packages}\n\n{HEADER}", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        for name, (task, flags, needed) in CASES.items():
-            place = project(task, folder)
-            ours, simple = [], {}
-            varied, count = ("fold", 5) if "folds" in name else ("split_seed", splits)
-            for number in range(count):
-                ours.append(train(place, [*flags, f"--data.{varied}", str(number)]))
-                settings = {varied: number} | ({"dataset": flags[1]} if flags else {})
-                command = [sys.executable, "-W", "ignore", __file__, "baselines", json.dumps(settings)]
-                done = subprocess.run(command, cwd=place, check=True, capture_output=True, text=True)
-                for model, score in json.loads(done.stdout.splitlines()[-1]).items():
-                    simple.setdefault(model, []).append(score)
-            shown = "; ".join(
-                f"{model} {', '.join(f'{s:.3f}' for s in scores)}" for model, scores in simple.items()
-            )
-            results = ", ".join(f"{score:.3f}" for score, _ in ours)
-            if varied == "fold":
-                results += f"; mean {np.mean([score for score, _ in ours]):.3f}"
-                shown += "; mean " + ", ".join(f"{np.mean(scores):.3f}" for scores in simple.values())
-            slowest = max(seconds for _, seconds in ours)
-            print(f"| {name} | {results} | {slowest:.0f} | {shown} | ≥ {needed} |", flush=True)
+        for name in arguments.only:
+            case = CASES[name]
+            if case.prepare is not None and name != "iris" and not arguments.data.is_dir():
+                print(f"{name} is left out: there is no folder {arguments.data}", file=sys.stderr)
+                continue
+            print(row(case, arguments.data, Path(folder)), flush=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["baselines"]:
-        print(json.dumps(baselines()))
-    else:
-        main()
+    main()

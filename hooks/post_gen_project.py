@@ -1,4 +1,7 @@
-"""Make the first commit where git allows it and print the next steps. Nothing here may fail."""
+"""Leave out what a blank project has no use for, make the first commit, print the next steps.
+
+Nothing here may fail.
+"""
 
 import contextlib
 import json
@@ -14,6 +17,18 @@ STEPS = [
     ["git", "add", "--all"],
     ["git", "commit", "--quiet", "--message", "Initial commit"],
 ]
+
+# A blank project reads no files of data, and its network is no classifier with a backbone and a head.
+READERS = ["batches", "cells", "columns", "delimited", "files", "hub", "kinds", "labels"]
+READERS += ["opening", "splits", "tables", "targets"]
+OF_OTHER_TASKS = ["experiments/finetune.yaml", "folds.yaml", "tests/test_example.py"]
+
+
+def leave_out() -> None:
+    """Delete the files that only other tasks use."""
+    names = [f"{ANSWERS['__package']}/harness/{name}.py" for name in READERS]
+    for name in names + OF_OTHER_TASKS:
+        (PROJECT / name).unlink(missing_ok=True)
 
 
 def first_commit() -> str:
@@ -59,6 +74,10 @@ def next_steps() -> str:
     python train.py
 """
 
+
+if ANSWERS["task"] == "blank":
+    with contextlib.suppress(OSError):
+        leave_out()
 
 # cruft leaves this entry out: it renders copies to compare them, where a repository would be a difference.
 if "_output_dir" in ANSWERS:

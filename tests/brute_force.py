@@ -48,6 +48,7 @@ SMALL = {
 OF_FILE = {
     None: {"model.width": 4, "data.batch_size": 16},
     "classifier": {"checkpoint.monitor": "val_loss"},
+    "on_device": {"checkpoint.monitor": "val_loss"},
 }
 CALLBACKS = "lightning.pytorch.callbacks"
 ACCUMULATION = {
@@ -105,6 +106,8 @@ CASES = {
     "stream_too_long": ("stream", {"data.kind": "too_long", "trainer.limit_train_batches": 1.0}),
     "stream_with_state": ("stream", {"data.kind": "stateful", "trainer.limit_train_batches": 1.0}),
     "stream_of_batches": ("stream", {"data.batch_size": None}),
+    "on_device": ("on_device", {"trainer.max_epochs": 3}),
+    "on_device_stream": ("on_device_stream", {"trainer.limit_train_batches": 1.0}),
     "combined": ("combined", {"trainer.limit_train_batches": 1.0}),
     "combined_workers": ("combined", {"trainer.limit_train_batches": 1.0, "data.num_workers": 1}),
     "combined_max_size": ("combined", {"trainer.limit_train_batches": 1.0, "data.mode": "max_size"}),

@@ -87,19 +87,23 @@ def no_pictures():
 def bake(own_settings, tmp_path_factory):
     """Return bake(**answers), which generates a project and returns its folder.
 
-    Each call writes into a new folder, unless output_dir names one.
+    Each call writes into a new folder, unless output_dir names one. A blank project always needs the hooks,
+    which take away what only other tasks use; without hooks it is no repository, as the others.
     """
 
     def bake(*, output_dir=None, accept_hooks=True, **answers) -> Path:
         assert answers.keys() <= QUESTIONS.keys(), "cookiecutter ignores what it does not know"
+        blank = answers.get("task") == "blank"
         project = cookiecutter(
             str(TEMPLATE),
             no_input=True,
             extra_context={key: as_typed(key, value) for key, value in answers.items()},
             output_dir=str(output_dir or tmp_path_factory.mktemp("baked")),
             config_file=os.environ["COOKIECUTTER_CONFIG"],
-            accept_hooks=accept_hooks,
+            accept_hooks=accept_hooks or blank,
         )
+        if blank and not accept_hooks:
+            shutil.rmtree(Path(project, ".git"), ignore_errors=True)
         return Path(project)
 
     return bake

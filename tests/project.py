@@ -342,6 +342,9 @@ def _do(job: dict) -> None:
     if sys.argv[0] == "-m":
         sys.path[0] = job["cwd"]
         del sys.argv[0]
+        if sys.argv[0] == "pytest":
+            # Of a plugin that this Python has imported already, as a new one would not have.
+            sys.argv += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
     else:
         sys.path[0] = str(Path(sys.argv[0]).resolve().parent)

@@ -136,8 +136,10 @@ def test_names_are_accepted_or_refused_with_the_reason():
 
 
 def test_the_names_of_all_that_the_project_installs_are_refused():
-    lines = (TEMPLATE / "{{cookiecutter.project}}" / "requirements.txt").read_text().splitlines()
-    required = {plain(Requirement(line).name) for line in lines if line and not line.startswith("#")}
+    files = [TEMPLATE / "{{cookiecutter.project}}" / "requirements-dev.txt"]
+    files += TEMPLATE.glob("templates/*/requirements.txt")
+    lines = [line for file in files for line in file.read_text().splitlines()]
+    required = {plain(Requirement(line).name) for line in lines if line and line[0] not in "#-"}
     imported = {
         plain(name)
         for name, distributions in packages_distributions().items()

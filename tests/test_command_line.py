@@ -1,5 +1,6 @@
 """Settings reach what they name; a mistake in them gets one clear line and leaves nothing behind."""
 
+import re
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ MISTAKES = {
     "train.py --model.widht 5": ["unknown setting --model.widht", "--model.width"],
     "train.py --lr 0.1": ["unknown setting --lr", "--model.lr"],
     "train.py --trainer.max_epoch 3": ["unknown setting", "--trainer.max_epochs"],
-    "train.py --nonsense 3": ["unknown setting --nonsense", "--help"],
+    "train.py --nonsense 3": ["unknown setting --nonsense", "--help_all"],
     "train.py nonsense": ["unknown setting nonsense"],
     "train.py --trainer.max_epochs abc": ["trainer.max_epochs: abc is not allowed", "int or null"],
     "train.py --data.batch_size 2.5": ["data.batch_size: 2.5 is not allowed", "int"],
@@ -154,8 +155,33 @@ def test_help_names_every_kind_of_setting(project, tmp_path):
     scripts = ["train.py", "evaluate.py", "predict.py", "export.py"]
     for done in run_many(project, [f"{script} --help" for script in scripts], home=tmp_path):
         assert done.code == 0
-        for setting in ("--config", "--model.width", "--data.batch_size", "--trainer.devices"):
+        for setting in (
+            "--config",
+            "--model.width 32",
+            "--data.batch_size null",
+            "--trainer.accelerator auto",
+        ):
             assert setting in done.out
+        lines = done.out.splitlines()
+        assert len(lines) <= 100, "two screens of fifty lines"
+        assert max(map(len, lines)) <= 110
+        assert "--help_all" in done.out
+
+
+def test_help_knows_the_settings_of_its_tables(project, tmp_path):
+    """Each setting that help.py names is one, and `--help_all` has all others."""
+    tables = (project / "my_project" / "harness" / "help.py").read_text(encoding="utf-8")
+    named = set(re.findall(r'"((?:trainer|checkpoint|early_stopping|tracking)\.[a-z_]+)\+?":', tables))
+    short, whole, changed = run_many(
+        project,
+        ["train.py --help", "train.py --help_all", "train.py --model.width 7 -h"],
+        home=tmp_path,
+    )
+    assert len(named) > 20
+    assert [name for name in named if f"--{name}" not in whole.out] == []
+    assert "--trainer.barebones" not in short.out
+    assert "--trainer.barebones" in whole.out
+    assert "--model.width 7" in changed.out
 
 
 def test_settings_of_the_project_are_found_from_any_folder(project, tmp_path):

@@ -16,6 +16,9 @@ from project import TINY, run, run_many
 from safetensors import safe_open
 from test_own_data import write_tables
 
+# Their data, and so what export.py is given, differ; test_tasks.py exports the blank project.
+CLASSIFIERS = [task for task in QUESTIONS["task"] if task != "blank"]
+
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 
@@ -28,7 +31,7 @@ def home(tmp_path_factory) -> Path:
 def exported(bake, home) -> dict[str, tuple[Path, Path, str]]:
     """Train each task, take its data away and export it: the project, the run and what export.py printed."""
     found = {}
-    for task in QUESTIONS["task"]:
+    for task in CLASSIFIERS:
         project = bake(accept_hooks=False, task=task)
         flags = ""
         if task == "tabular":  # numbers and categories
@@ -94,7 +97,7 @@ def rows(project: Path) -> tuple[str, dict]:
 INPUTS = {"image": images, "text": texts, "audio": sounds, "tabular": rows}
 
 
-@pytest.mark.parametrize("task", QUESTIONS["task"])
+@pytest.mark.parametrize("task", CLASSIFIERS)
 def test_onnx_gives_what_predict_gives(exported, home, task):
     project, folder, done = exported[task]
     assert done.code == 0, done.err
@@ -116,7 +119,7 @@ def test_onnx_gives_what_predict_gives(exported, home, task):
     assert "scores" in metadata["network"]
 
 
-@pytest.mark.parametrize("task", QUESTIONS["task"])
+@pytest.mark.parametrize("task", CLASSIFIERS)
 def test_export_says_what_it_wrote_and_nothing_else(exported, task):
     project, folder, done = exported[task]
     where = folder.relative_to(project)

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from argparse import ArgumentParser
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def live() -> dict:
         "call": call,
         "metric": MeanMetric(),
         "model": model,
+        "parser": ArgumentParser(),
         "module": nn.Linear(1, 1),
         "pl_module": model,
         "result": _ResultMetric(_Metadata("training_step", "loss"), is_tensor=True),
@@ -109,8 +111,7 @@ def used(file: Path) -> list[str]:
 
 
 def test_no_other_file_uses_a_private_attribute(tmp_path):
-    files = [*PROJECT.glob("*.py"), *HARNESS.parent.glob("model.py"), *HARNESS.glob("*.py")]
-    files += TEMPLATE.glob("templates/*/*.py")
+    files = [*PROJECT.glob("*.py"), *HARNESS.glob("*.py"), *TEMPLATE.glob("templates/**/*.py")]
     files.remove(HARNESS / "private.py")
     assert len(files) > 25
     found = []

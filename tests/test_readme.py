@@ -1,36 +1,46 @@
-"""Every command in both READMEs is run here or in another test, or listed with the reason why it is not."""
+"""Commands in the READMEs and in docs/ are run here or in another test, or listed with the reason why not."""
 
-import ast
 import re
-import textwrap
+import shutil
 from pathlib import Path
 
 import pandas
 import pytest
-from conftest import TEMPLATE
+from conftest import QUESTIONS, TEMPLATE
 from PIL import Image
 from project import TINY, run, run_many
 
 pytestmark = pytest.mark.slow
 
+README = TEMPLATE / "README.md"
+DOCS = sorted(TEMPLATE.glob("docs/**/*.md"))
+GENERATED = TEMPLATE / "{{cookiecutter.project}}" / "README.md"
+OF_TASKS = sorted(TEMPLATE.glob("templates/*/yours.md"))
+
+HUB = "needs the Hugging Face hub; by test_pretrained.py with models in folders"
 # Command, and where it is run or why it cannot be.
 ELSEWHERE = {
     "make demo": "by the CI workflow",
-    "make test": "it runs this",
     "pip install cookiecutter": "needs the registry",
     "cookiecutter <address or folder of this repository>": "by test_answers.py",
     "cd my-project": "a change of folder",
     "python -m venv .venv && . .venv/bin/activate": "by the Makefile",
     "pip install -r requirements.txt": "by the Makefile",
+    "pip install -r requirements-dev.txt": "by the Makefile",
     "python train.py": "by test_training.py",
     "python train.py --config experiments/gpu.yaml": "by test_gpu.py",
     "python export.py runs/<id>": "by test_export.py",
+    "wandb leet runs/wandb": "by scripts/gallery.py, which takes a picture of it",
     "wandb sweep sweep.yaml": "by test_tracking.py",
     "python search.py sweep.yaml --trials 20": "by test_tracking.py",
     "python search.py folds.yaml": "by test_search.py",
     "python runs.py --group folds": "by test_search.py",
     "pip install optuna": "by the Makefile",
     "pip install onnx onnxruntime onnxscript safetensors": "by the Makefile",
+    "pip install '.[pretrained]'": "by the Makefile",
+    "python train.py --config experiments/pretrained.yaml --model.backbone facebook/dinov2-small": HUB,
+    "python train.py --config experiments/pretrained.yaml --model.backbone distilbert-base-uncased": HUB,
+    "python train.py --config experiments/pretrained.yaml --model.backbone facebook/wav2vec2-base": HUB,
     "sbatch slurm.sh": "by test_stuck.py",
     "python train.py --trainer.devices 8 --trainer.strategy ddp": "by test_processes.py",
     "torchrun --nproc_per_node 8 train.py --trainer.devices 8 --trainer.strategy ddp": "by test_scale.py",
@@ -38,6 +48,14 @@ ELSEWHERE = {
     "--trainer.num_nodes 8": "needs a cluster; by test_scale.py as far as it goes",
     "ruff check && ruff format --check && mypy && python -m pytest": "by test_render.py and test_tasks.py",
     "pip install pre-commit && pre-commit install": "by test_render.py",
+}
+# Files of data that a command names, and the task whose project has them.
+NAMED = {
+    "my_sounds/": "audio",
+    "sound.wav": "audio",
+    "texts.": "text",
+    "my_texts/": "text",
+    "rows.csv": "tabular",
 }
 
 
@@ -54,20 +72,48 @@ def commands(readme: Path) -> list[str]:
     return [line for line in found if line]
 
 
+def task_of(command: str) -> str:
+    """Return the task whose data a command names; image if it names none."""
+    for name, task in NAMED.items():
+        if name in command:
+            return task
+    return "image"
+
+
+def all_commands() -> set[str]:
+    """Return the commands of all pages; those of the generated README as the image task has them."""
+    found = set()
+    for page in [README, *DOCS, *OF_TASKS]:
+        found.update(commands(page))
+    return found
+
+
 def test_commands_of_this_repository():
-    found = commands(TEMPLATE / "README.md")
+    found = commands(README)
     assert found
     assert set(found) <= set(ELSEWHERE)
 
 
+def test_the_code_here_is_that_of_a_generated_project():
+    """Where it is trained with, below."""
+    assert blocks(README, "python") == blocks(TEMPLATE / "templates" / "image" / "yours.md", "python")
+
+
 def test_where_the_others_are_run_exists():
-    """Each list above names tests that exist, and commands that a README has."""
+    """The list above names tests that exist, and commands that a page has."""
     for where in ELSEWHERE.values():
         for name in re.findall(r"test_\w+\.py", where):
             assert (TEMPLATE / "tests" / name).exists(), name
-    readmes = (TEMPLATE / "README.md", TEMPLATE / "{{cookiecutter.project}}" / "README.md")
-    found = {line for readme in readmes for line in commands(readme)}
-    assert set(ELSEWHERE) <= found
+    assert set(ELSEWHERE) <= all_commands() | set(commands(GENERATED))
+
+
+def test_links_between_the_pages_lead_somewhere():
+    pages = [README, TEMPLATE / "CONTRIBUTING.md", *DOCS, *TEMPLATE.glob("recipes/**/*.md")]
+    pages.append(TEMPLATE / "benchmarks" / "README.md")
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)(?:#[\w-]+)?\)", page.read_text(encoding="utf-8")):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.relative_to(TEMPLATE)}: {link}"
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +138,13 @@ def run_of(project: Path) -> Path:
     return min((project / "runs").glob("*/config.yaml")).parent
 
 
-def test_commands_of_the_generated_project(project, tmp_path):
+def test_commands_of_the_generated_project_and_of_the_docs(project, tmp_path):
     name = run_of(project).name
     alone = []
     together = []
-    for line in commands(project / "README.md"):
-        if line in ELSEWHERE:
+    pages = [project / "README.md", *DOCS]
+    for line in dict.fromkeys(line for page in pages for line in commands(page)):
+        if line in ELSEWHERE or task_of(line) != "image":
             continue
         assert line.startswith("python ")
         command = line.removeprefix("python ").replace("<id>", name).replace("'", "")
@@ -115,42 +162,75 @@ def test_commands_of_the_generated_project(project, tmp_path):
         done[command] = run(project, command, home=tmp_path, network=True, variables=fast)
     failed = {command: result.err for command, result in done.items() if result.code != 0}
     assert failed == {}
-    (longer,) = [command for command in together if "--resume" in command and "max_epochs" in command]
-    epochs = int(longer.split()[-1])
-    assert f"epoch {epochs - 1} " in done[longer].err
-
-
-def test_code_of_the_generated_project(project, tmp_path):
-    """The finder in its README gives a learning rate."""
-    (finder,) = blocks(project / "README.md", "python")
-    imports = """\
-        from lightning import Trainer
-        from lightning.pytorch.tuner import Tuner
-        from my_project.data import DataModule
-        from my_project.model import Model
-        """
-    (project / "find_rate.py").write_text(textwrap.dedent(imports) + finder, encoding="utf-8")
-    result = run(project, "find_rate.py", home=tmp_path)
-    assert result.code == 0, result.err
-    assert 0 < float(result.out.splitlines()[-1]) < 1
-
-
-def test_metrics_are_read_as_the_readme_says(project):
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"`(pandas\.read_csv\(path\)\.[^`]+)`", readme)
-    table = eval(code, {"pandas": pandas, "path": run_of(project) / "metrics.csv"})
-    assert {"train/loss", "val/loss", "test/acc"} <= set(table)
-    assert table.index.is_unique
+    longer = [command for command in together if "--resume" in command and "max_epochs" in command]
+    for command in longer[:1]:
+        assert f"epoch {int(command.split()[-1]) - 1} " in done[command].err
 
 
 @pytest.mark.parametrize("task", ["text", "audio", "tabular"])
-def test_code_for_the_other_tasks_names_what_is_linked(bake, task):
-    """The finder gives `Model` all arguments that are properties of the data module and have no default."""
+def test_commands_for_the_data_of_other_tasks_name_settings(bake, task, tmp_path):
+    """test_own_data.py trains on such files; here the settings are read."""
     project = bake(accept_hooks=False, task=task)
-    (finder,) = blocks(project / "README.md", "python")
-    calls = [node for node in ast.walk(ast.parse(finder)) if isinstance(node, ast.Call)]
-    (model,) = [call for call in calls if getattr(call.func, "id", None) == "Model"]
-    data = (project / "my_project" / "data.py").read_text(encoding="utf-8")
-    for keyword in model.keywords:
-        assert ast.unparse(keyword.value) == f"data.{keyword.arg}"
-        assert f"    def {keyword.arg}(self)" in data
+    jobs = []
+    for line in dict.fromkeys(line for page in [project / "README.md", *DOCS] for line in commands(page)):
+        if task_of(line) == task and "train.py" in line:
+            jobs.append(line.removeprefix("python ").replace("'", "") + " --print_config")
+    assert jobs
+    for job, done in zip(jobs, run_many(project, jobs, home=tmp_path), strict=True):
+        assert done.code == 0, f"{job}\n{done.err}"
+
+
+@pytest.mark.parametrize("page", ["tutorial.md", "how-to/compare-and-search.md"])
+def test_code_of_the_docs(project, tmp_path, page):
+    """It runs as it stands, and ends with a line of output."""
+    for number, code in enumerate(blocks(TEMPLATE / "docs" / page, "python")):
+        script = f"from_the_docs_{number}.py"
+        (project / script).write_text(code, encoding="utf-8")
+        result = run(project, script, home=tmp_path)
+        assert result.code == 0, result.err
+        assert result.out.strip()
+    if "search" in page:
+        assert 0 < float(result.out.splitlines()[-1]) < 1, "the finder gives a learning rate"
+
+
+@pytest.mark.parametrize("task", [task for task in QUESTIONS["task"] if task != "blank"])
+def test_the_network_in_the_readme_works(bake, tmp_path, task):
+    """It takes the place of `Network`, trains, and its argument is a setting."""
+    project = bake(accept_hooks=False, task=task)
+    (code,) = blocks(project / "README.md", "python")
+    imports = "from torch import Tensor, nn\n\n\n"
+    (project / "my_project" / "network.py").write_text(imports + code, encoding="utf-8")
+    shutil.rmtree(project / "tests")
+    flags = TINY.replace("--model.width 4", "--model.hidden 8")
+    (done,) = run_many(project, [f"train.py {flags}"], home=tmp_path, variables={"WANDB_MODE": "disabled"})
+    assert done.code == 0, done.err
+    assert "export.py" not in done.out, "the network has no example_input"
+
+
+def test_pages_name_what_there_is(project):
+    """Each `Name.of` in file.py of the docs is defined in that file."""
+    from test_render import symbols
+
+    found = 0
+    for page in DOCS:
+        text = " ".join(page.read_text(encoding="utf-8").split())
+        for name, file in re.findall(r"`([\w.]+)` in ([\w/]+\.py)", text):
+            found += 1
+            source = (project / "my_project" / file).read_text(encoding="utf-8")
+            assert name in symbols(source), f"{page.name}: {name} is not in {file}"
+    assert found > 20
+
+
+def test_the_design_notes_name_every_file_of_the_machinery(project):
+    text = (TEMPLATE / "docs" / "design.md").read_text(encoding="utf-8")
+    named = re.findall(r"^(\w+\.py) ", text, re.MULTILINE)
+    there = {path.name for path in (project / "my_project" / "harness").glob("*.py")} - {"__init__.py"}
+    assert sorted(named) == sorted(there)
+
+
+def test_metrics_are_read_as_the_docs_say(project):
+    page = (TEMPLATE / "docs" / "how-to" / "compare-and-search.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"`(pandas\.read_csv\(path\)\.[^`]+)`", page)
+    table = eval(code, {"pandas": pandas, "path": run_of(project) / "metrics.csv"})
+    assert {"train/loss", "val/loss", "test/acc"} <= set(table)
+    assert table.index.is_unique

@@ -155,7 +155,7 @@ def test_a_network_of_torchvision(lay_over, tmp_path):
 def test_every_recipe_is_tested_and_explained():
     for folder in RECIPES.iterdir():
         if folder.is_dir():
-            assert folder.name in {*CASES, "torchvision"}
+            assert folder.name in {*CASES, "torchvision", "environment"}
             readme = (folder / "README.md").read_text(encoding="utf-8")
             assert f"recipes/{folder.name}/" in readme
             assert folder.name in (RECIPES / "README.md").read_text(encoding="utf-8")

@@ -161,15 +161,18 @@ def test_pre_commit_passes_and_finds_what_is_wrong(bake, tmp_path):
 
 
 def test_each_task_and_license_has_its_templates():
-    assert {path.name for path in VARIANTS.iterdir()} == {*TASKS, "licenses"}
+    assert {path.name for path in VARIANTS.iterdir()} == {*TASKS, "licenses", "model.py", "version.md"}
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
-        reading = {"image": {Path("images.py")}, "audio": {Path("sounds.py")}, "text": {Path("texts.py")}}
-        assert texts(VARIANTS / task).keys() == {
-            Path("data.py"),
-            Path("network.py"),
-            *reading.get(task, set()),
+        own = {
+            "image": {"images.py", "augment.py"},
+            "audio": {"sounds.py", "augment.py"},
+            "text": {"texts.py"},
+            "tabular": set(),
+            "blank": {"model.py"},
         }
+        expected = {"about.md", "data.py", "network.py", "requirements.txt", "yours.md"}
+        assert {path.name for path in texts(VARIANTS / task)} == expected | own[task]
 
 
 def test_what_lies_here_as_python_arrives_unchanged(projects):
@@ -177,10 +180,13 @@ def test_what_lies_here_as_python_arrives_unchanged(projects):
     for task in TASKS:
         package = projects[task, "MIT", "plain"] / "my_project"
         arrived = texts(package)
-        for path, text in texts(VARIANTS / task).items():
+        for path, text in texts(VARIANTS / task, ".py").items():
             assert arrived[path] == text, path
-        assert arrived[Path("model.py")] == (PACKAGE / "model.py").read_text(encoding="utf-8")
-        assert texts(package / "harness") == texts(PACKAGE / "harness")
+        if task != "blank":
+            assert arrived[Path("model.py")] == (VARIANTS / "model.py").read_text(encoding="utf-8")
+        machinery = texts(PACKAGE / "harness")
+        for path, text in texts(package / "harness").items():
+            assert text == machinery[path], path
 
 
 def rendered() -> dict[str, str]:
@@ -250,19 +256,28 @@ def test_the_machinery_knows_nothing_of_the_task(project):
                 assert name not in {"data", "network", "model"}, path
 
 
-def test_readme_shows_the_tree_as_it_is(project):
-    readme = (project / "README.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"^\s*([\w.]+\.(?:py|yaml)|\w+/)", readme, re.MULTILINE))
-    there = set()
-    for path in [*texts(project, ".py"), *texts(project, "config.yaml")]:
-        if path.name[0] != "." and path.parts[0] != "tests":
-            there.add(path.name)
-    assert there - named == {"__init__.py"}
-    assert {name for name in named if name.endswith((".py", "config.yaml"))} <= there
+def test_readme_shows_the_tree_as_it_is(projects):
+    """All but the machinery, which docs/design.md explains."""
+    for task in TASKS:
+        project = projects[task, "MIT", "plain"]
+        readme = (project / "README.md").read_text(encoding="utf-8")
+        (tree,) = re.findall(r"^```\n(train\.py .*?)^```", readme, re.MULTILINE | re.DOTALL)
+        named = set(re.findall(r"[\w-]+\.(?:py|yaml|sh)\b", tree))
+        there = {"config.yaml", "sweep.yaml", "slurm.sh"}
+        there |= {path.name for path in texts(project, ".py") if "harness" not in path.parts}
+        assert named == there - {"__init__.py"}, task
+
+
+def test_readme_is_short(projects):
+    """At most 900 words; what has no letter or digit, such as the bars of a table, is none."""
+    for task in TASKS:
+        readme = (projects[task, "MIT", "plain"] / "README.md").read_text(encoding="utf-8")
+        words = [word for word in readme.split() if re.search(r"\w", word)]
+        assert 400 < len(words) <= 900, (task, len(words))
 
 
 def test_readme_names_where_pytorchs_blocks_are(projects):
-    """Each row of its table that ends with a file of the package: what it names stands in that file."""
+    """Each row of its table that ends with a file of the package: what it names is defined in that file."""
     for task in TASKS:
         project = projects[task, "MIT", "plain"]
         readme = (project / "README.md").read_text(encoding="utf-8")
@@ -271,8 +286,30 @@ def test_readme_names_where_pytorchs_blocks_are(projects):
         for names, file in rows:
             source = (project / "my_project" / file).read_text(encoding="utf-8")
             for name in re.findall(r"`([^`]+)`", names):
-                last = name.removesuffix("()").rpartition(".")[2]
-                assert re.search(rf"\b{re.escape(last)}\b", source), f"{name} is not in {file} ({task})"
+                assert name in symbols(source), f"{name} is not in {file} ({task})"
+
+
+def symbols(source: str) -> set[str]:
+    """Return what a file defines: functions, classes, their methods, and their attributes as Class.name."""
+    found = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            found.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            for inner in ast.walk(node):
+                if isinstance(inner, ast.FunctionDef):
+                    found.add(f"{node.name}.{inner.name}")
+                if isinstance(inner, ast.Attribute) and ast.unparse(inner.value) == "self":
+                    found.add(f"{node.name}.{inner.attr}")
+    return found
+
+
+def test_readme_says_which_version_made_the_project(project):
+    """The number stands in one place, and is that of the newest version in CHANGELOG.md."""
+    number = re.search(r"\d+\.\d+\.\d+", (VARIANTS / "version.md").read_text(encoding="utf-8"))[0]
+    changes = (TEMPLATE / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.findall(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d\d-\d\d$", changes, re.MULTILINE)[0] == number
+    assert f"version {number} of the template" in (project / "README.md").read_text(encoding="utf-8")
 
 
 # Arguments of Lightning, PyTorch and signal of which a hook makes no use.

@@ -11,7 +11,7 @@ import tomllib
 from pathlib import Path, PurePosixPath
 
 import pytest
-from conftest import LONGEST
+from conftest import LONGEST, TASKS
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -45,8 +45,9 @@ def pins(path: Path) -> dict[str, Version]:
     return {canonicalize_name(r.name): Version(str(r.specifier)[2:]) for r in requirements}
 
 
-PROJECT_PINS = pins(TEMPLATE / "requirements.txt")
-ALL_PINS = PROJECT_PINS | pins(ROOT / "requirements-dev.txt")
+TASK_PINS = {task: pins(ROOT / "templates" / task / "requirements.txt") for task in TASKS}
+PROJECT_TOOLS = pins(TEMPLATE / "requirements-dev.txt")
+ALL_PINS = pins(ROOT / "requirements-dev.txt")
 
 
 def assert_pinned(ranges: list[str], pinned: dict[str, Version]) -> None:
@@ -58,13 +59,18 @@ def assert_pinned(ranges: list[str], pinned: dict[str, Version]) -> None:
         assert requirement.specifier.contains(version), f"{requirement} is pinned to {version}: run make lock"
 
 
-def test_pins_of_the_project_lie_in_its_ranges(bake):
-    settings = tomllib.loads((bake() / "pyproject.toml").read_text(encoding="utf-8"))
-    assert_pinned(settings["project"]["dependencies"], PROJECT_PINS)
-    assert_pinned(settings["project"]["optional-dependencies"]["dev"], PROJECT_PINS)
+@pytest.mark.parametrize("task", TASKS)
+def test_pins_of_the_project_lie_in_its_ranges(bake, task):
+    project = bake(task=task, accept_hooks=False)
+    settings = tomllib.loads((project / "pyproject.toml").read_text(encoding="utf-8"))
+    pinned = pins(project / "requirements.txt")
+    assert pinned == TASK_PINS[task]
+    assert_pinned(settings["project"]["dependencies"], pinned)
+    assert_pinned(settings["project"]["optional-dependencies"]["dev"], PROJECT_TOOLS)
     for ranges in settings["project"]["optional-dependencies"].values():
         assert_pinned(ranges, ALL_PINS)
-    assert PROJECT_PINS["torch"] == Version("2.13.0")
+    assert pinned["torch"] == Version("2.13.0")
+    assert pinned.items() | PROJECT_TOOLS.items() <= ALL_PINS.items()
 
 
 def test_pins_of_the_tools_lie_in_their_ranges():
@@ -77,8 +83,9 @@ def test_installed_versions_are_the_pinned_ones():
     assert installed == {name: version.public for name, version in ALL_PINS.items()}
 
 
-@pytest.mark.parametrize("pinned", [PROJECT_PINS, ALL_PINS], ids=["project", "tools"])
-def test_all_that_a_pinned_package_requires_is_pinned(pinned):
+@pytest.mark.parametrize("place", [*TASKS, "tools"])
+def test_all_that_a_pinned_package_requires_is_pinned(place):
+    pinned = ALL_PINS if place == "tools" else TASK_PINS[place]
     needed = {
         canonicalize_name(requirement.name): name
         for name in pinned
@@ -163,7 +170,6 @@ def test_ci_fails_where_no_test_ran(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     for name in [
         "requirements-dev.txt",
-        "cookiecutter/requirements.txt",
         "tests/test_a.py",
         ".venv/installed",
     ]:

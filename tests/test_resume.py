@@ -38,6 +38,8 @@ POINTS = {
     "stream_too_long": 12,
     "stream_with_state": 12,
     "stream_of_batches": 6,
+    "on_device": 9,
+    "on_device_stream": 12,
     "combined": 10,
     "combined_workers": 10,
     "combined_max_size": 10,
@@ -62,9 +64,15 @@ KNOWN = {"stochastic_average": [[9, ["last.ckpt callbacks", "last.ckpt lr_schedu
 @pytest.fixture(scope="module")
 def answers(bake, tmp_path_factory) -> dict[str, dict]:
     """Run all cases in one process."""
+    return brute_force(
+        bake(accept_hooks=False), [*POINTS, "ordinary_loader"], tmp_path_factory.mktemp("home")
+    )
+
+
+def brute_force(project: Path, cases: list[str], home: Path) -> dict[str, dict]:
+    """Return what brute_force.py found in each case."""
     script = str(Path(__file__).with_name("brute_force.py"))
-    home = tmp_path_factory.mktemp("home")
-    done = run(bake(accept_hooks=False), [script, *POINTS, "ordinary_loader"], home=home, timeout=560)
+    done = run(project, [script, *cases], home=home, timeout=560)
     assert done.code == 0, done.err
     answers = {}
     for line in done.out.splitlines():
@@ -91,3 +99,10 @@ def test_with_an_ordinary_loader_every_point_is_different(answers):
 def test_the_number_of_workers_changes_nothing(answers):
     assert answers["workers"]["weights"] == answers["classifier"]["weights"]
     assert answers["combined_workers"]["weights"] == answers["combined"]["weights"]
+
+
+def test_sounds_are_changed_in_the_same_way_again(bake, tmp_path):
+    """As the images of "shipped" are: data.py changes both in `on_after_batch_transfer`."""
+    found = brute_force(bake(accept_hooks=False, task="audio"), ["shipped"], tmp_path)["shipped"]
+    assert found.get("different") == [], found
+    assert found["points"] == POINTS["shipped"]

@@ -6,21 +6,32 @@ import itertools
 import json
 import re
 import sys
+import tomllib
+from importlib.metadata import requires
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import yaml
 from conftest import QUESTIONS
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from project import TINY, run, run_many
 
 TASKS = QUESTIONS["task"]
+CLASSIFIERS = [task for task in TASKS if task != "blank"]  # with data of a task, and one model.py
 OWN = {"my_project/data.py", "my_project/network.py"}
-READING = {"my_project/images.py", "my_project/sounds.py", "my_project/texts.py"}  # of some tasks
+OF_SOME = {  # tasks
+    "my_project/images.py",
+    "my_project/sounds.py",
+    "my_project/texts.py",
+    "my_project/augment.py",
+}
 # How many lines of other files may name the task: texts, requirements, settings.
-NAMING = {"README.md": 30, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1}
+NAMING = {"README.md": 45, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +39,7 @@ def projects(bake) -> dict[str, Path]:
     return {task: bake(accept_hooks=False, task=task) for task in TASKS}
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(TASKS, 2)))
+@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(CLASSIFIERS, 2)))
 def test_two_tasks_differ_in_data_and_network_only(projects, one, other):
     files = [
         {
@@ -38,13 +49,70 @@ def test_two_tasks_differ_in_data_and_network_only(projects, one, other):
         }
         for task in (one, other)
     ]
-    assert files[0].keys() - READING == files[1].keys() - READING
-    for name in files[0].keys() - OWN - READING:
+    assert files[0].keys() - OF_SOME == files[1].keys() - OF_SOME
+    for name in files[0].keys() - OWN - OF_SOME:
         texts = [found[name].read_text(encoding="utf-8").splitlines() for found in files]
         changed = [line for line in difflib.ndiff(*texts) if line.startswith(("+", "-"))]
         assert len(changed) <= 2 * NAMING.get(name, 0), (name, changed)
     for name in OWN:
         assert files[0][name].read_text(encoding="utf-8") != files[1][name].read_text(encoding="utf-8")
+
+
+SCRIPTS = ("train.py", "evaluate.py", "predict.py", "export.py", "runs.py", "search.py")
+
+
+def imported(project: Path) -> set[str]:
+    """Return the files of harness/ that the scripts of a project need, and its settings name."""
+    harness = project / "my_project" / "harness"
+    places = [project / name for name in SCRIPTS]
+    places += [project / "my_project" / name for name in ("data.py", "network.py", "model.py")]
+    found = {"__init__.py"}
+    while places:
+        text = places.pop().read_text(encoding="utf-8")
+        for name in re.findall(r"from (?:my_project\.harness|\.harness|)\.(\w+) import", text):
+            path = harness / f"{name}.py"
+            if path.exists() and path.name not in found:
+                found.add(path.name)
+                places.append(path)
+        if re.search("from . import private", text):
+            found.add("private.py")
+    return found
+
+
+def test_a_blank_project_is_the_same_without_what_only_other_tasks_use(projects):
+    blank = projects["blank"]
+    other = projects["image"]
+    files = {path.relative_to(blank).as_posix() for path in blank.rglob("*") if path.is_file()}
+    others = {path.relative_to(other).as_posix() for path in other.rglob("*") if path.is_file()}
+    assert files < others
+    machinery = {path.name for path in (blank / "my_project" / "harness").glob("*.py")}
+    assert machinery == imported(blank)
+    left_out = {name for name in others - files if "harness" not in name}
+    tasks_own = {"experiments/finetune.yaml", "folds.yaml", "tests/test_example.py"}
+    assert left_out == {*tasks_own, "my_project/images.py"}
+    same = [name for name in files if name.endswith((".py", ".sh")) and name not in OWN]
+    for name in set(same) - {"my_project/model.py", "predict.py"}:
+        assert (blank / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_blank_project_pins_what_it_needs_and_no_more(projects):
+    lines = (projects["blank"] / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {canonicalize_name(line.split("==")[0]) for line in lines if not line.startswith("#")}
+    settings = tomllib.loads((projects["blank"] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needed = {"setuptools"}  # torch needs it on newer versions of Python
+    places = list(settings["dependencies"])
+    while places:
+        requirement = Requirement(places.pop())
+        name = canonicalize_name(requirement.name)
+        for line in requires(name) or []:
+            further = Requirement(line)
+            extras = requirement.extras or {""}
+            if further.marker and not any(further.marker.evaluate({"extra": extra}) for extra in extras):
+                continue
+            if canonicalize_name(further.name) not in needed or further.extras:
+                places.append(line)
+        needed.add(name)
+    assert pinned == {name for name in needed if not name.startswith(("nvidia-", "cuda-", "triton"))}
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +250,34 @@ def test_numbers_are_shown_with_their_errors(projects, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", TASKS)
+def test_a_blank_project_trains_and_passes_its_own_tests(projects, tmp_path):
+    project = projects["blank"]
+    few = "--trainer.max_epochs 2 --trainer.accelerator cpu --trainer.default_root_dir blank"
+    (trained,) = run_many(project, [f"train.py {few}"], home=tmp_path)
+    assert trained.code == 0, trained.err
+    (folder,) = [path.parent for path in (project / "blank").glob("*/config.yaml")]
+    assert {path.name for path in folder.glob("*.png")} == {"learning_curves.png"}
+    assert "fine-tune" not in trained.out
+    sweep = yaml.safe_load((project / "sweep.yaml").read_text(encoding="utf-8"))
+    swept = " ".join(f"--{name} 1" for name in sweep["parameters"])
+    commands = [
+        f"evaluate.py {folder}",
+        f"predict.py {folder}",
+        f"export.py {folder}",
+        f"runs.py {folder}",
+        f"train.py {swept} --print_config",
+    ]
+    for command, done in zip(commands, run_many(project, commands, home=tmp_path), strict=True):
+        assert done.code == 0, f"{command}\n{done.err}"
+    assert len((folder / "predictions.csv").read_text().splitlines()) == 201
+    assert (folder / "model.onnx").exists()
+    tested = run(project, "-m pytest -q -p no:cacheprovider", home=tmp_path)
+    assert tested.code == 0, tested.out
+    assert "skipped" not in tested.out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", CLASSIFIERS)
 def test_a_task_trains_and_passes_its_own_tests(projects, tmp_path, monkeypatch, task):
     project = projects[task]
     train = f"train.py {TINY} --trainer.limit_test_batches 2"

@@ -87,8 +87,7 @@ def make_older(folder: Path) -> None:
     edit(project / "config.yaml", "log_every_n_steps: 10", "log_every_n_steps: 20")
     for path in [
         project / "train.py",
-        package / "model.py",
-        *folder.glob("templates/*/*.py"),
+        *folder.glob("templates/**/*.py"),
         *package.glob("harness/*.py"),
     ]:
         edit(path, '"""', '"""Once: ')

@@ -1,4 +1,4 @@
-"""Predict new inputs: `python predict.py runs/<id> {{ cookiecutter.__inputs }}`, with any setting."""
+"""Predict new inputs: `python predict.py runs/<id>{{ cookiecutter.__inputs }}`, with any setting."""
 
 from functools import partial
 from pathlib import Path

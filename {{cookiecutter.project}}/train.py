@@ -1,4 +1,4 @@
-"""Train the model, then test its best checkpoint. `python train.py --help` lists every setting."""
+"""Train the model, then test its best checkpoint. `python train.py --help` shows the settings."""
 
 from pathlib import Path
 

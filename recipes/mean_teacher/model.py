@@ -36,7 +36,7 @@ class Model(LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.student = Network(channels, num_classes, width=16)
+        self.student = Network(channels, num_classes, size=[8, 8], width=16)
         self.teacher = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
         self.teacher.requires_grad_(False)
         self.val_acc = MulticlassAccuracy(num_classes, average="micro")

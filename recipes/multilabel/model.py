@@ -25,7 +25,7 @@ class Model(LightningModule):
     def __init__(self, labels: list[str], channels: int = 1, lr: float = 2e-3, threshold: float = 0.5):
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = Network(channels, num_classes=len(labels))
+        self.network = Network(channels, num_classes=len(labels), size=[32, 32])
         self.val_f1 = MultilabelF1Score(len(labels), threshold)
         self.test_f1 = MultilabelF1Score(len(labels), threshold)
 

@@ -31,7 +31,7 @@ class Model(LightningModule):
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = Network(channels, num_classes=64, width=width)
+        self.network = Network(channels, num_classes=64, size=[8, 8], width=width)
         # The features that are compared are not those that are kept, but a projection of them.
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(64, 64))
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from .augment import augment, chosen_augmentation
 from .harness.batches import (
     SimilarLengths,
     balanced_sampler,
@@ -109,6 +110,9 @@ class DataModule(LightningDataModule):
         group: What must stay in one split: a regular expression, such as '^(speaker[0-9]+)', of which the
             first group is searched in the paths below `path`; or a column of labels.csv.
         max_seconds: Where longer sounds are cut off.
+        augment: What training changes at random: none; noise: sounds are filtered, partly silenced, and put
+            into noise; speed: they are played faster or slower as well, which changes their pitch. null:
+            speed for classes, none for numbers to predict.
         skip_unreadable: Whether to pass over files that cannot be read, or do not exist, instead of stopping.
         check: Whether to read all files before training, to find those that cannot be read; null: if that
             takes about a second.
@@ -137,6 +141,7 @@ class DataModule(LightningDataModule):
         class_folder: Literal["outer", "inner"] | None = None,
         group: str | None = None,
         max_seconds: float = 10.0,
+        augment: Literal["none", "noise", "speed"] | None = None,
         skip_unreadable: bool = False,
         check: bool | None = None,
         val_share: float = 0.1,
@@ -262,6 +267,7 @@ class DataModule(LightningDataModule):
             "classes": classes,
             "target_scale": target_scale,
             "rate": rate,
+            "augment": chosen_augmentation(settings.augment, classes, self.notes),
             "fingerprint": fingerprint(self.parts),
         }
 
@@ -308,6 +314,15 @@ class DataModule(LightningDataModule):
             targets = torch.tensor(labels, dtype=torch.float32)
         settings = self.hparams
         return SoundDataset(sounds, targets, self.rate, settings.max_seconds, settings.skip_unreadable)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change the sounds of a training batch at random: all at once, and on the device."""
+        changes = self.facts["augment"]
+        only_sounds = len(batch) == 1  # the example for Lightning's summary of the layers
+        if not self.trainer.training or changes == "none" or only_sounds:
+            return batch
+        (samples, lengths), labels = batch
+        return augment(samples, lengths, self.rate, speed=changes == "speed"), labels
 
     def teardown(self, stage: str) -> None:
         """Add to the notes which files were passed over."""

@@ -53,19 +53,14 @@ class ResidualBlock(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Turn samples (B, T), of which the first lengths (B,) count, into features (B, 8 * width)."""
+    """Turn samples (B, T), of which the first lengths (B,) count, into features (B, 4 * width)."""
 
     def __init__(self, rate: int, bands: int, width: int):
         super().__init__()
         self.spectrogram = LogMel(rate, bands)
-        self.first = conv_norm(1, width)
-        self.halve = nn.ModuleList(
-            [
-                conv_norm(width, 2 * width, stride=2),
-                conv_norm(2 * width, 4 * width, stride=2),
-            ]
-        )
-        self.blocks = nn.ModuleList([ResidualBlock(2 * width), ResidualBlock(4 * width)])
+        self.first = conv_norm(1, width, kernel_size=5, stride=2)
+        self.second = conv_norm(width, 2 * width, stride=2)
+        self.block = ResidualBlock(2 * width)
 
     def forward(self, samples: Tensor, lengths: Tensor) -> Tensor:
         x = self.spectrogram(samples)  # (B, 1, bands, frames)
@@ -74,11 +69,11 @@ class Backbone(nn.Module):
         mask = mask[:, None, None]  # (B, 1, 1, frames)
         loudness = average(x.mean(dim=2, keepdim=True), mask)  # (B, 1)
         x = (x - loudness[..., None, None]) * mask
-        x = F.relu(self.first(x)) * mask
-        for halve, block in zip(self.halve, self.blocks, strict=True):
-            mask = mask[..., ::2]
-            x = F.relu(halve(x)) * mask  # (B, channels, bands / 2, frames / 2)
-            x = block(x, mask)
+        mask = mask[..., ::2]
+        x = F.relu(self.first(x)) * mask  # (B, width, bands / 2, frames / 2)
+        mask = mask[..., ::2]
+        x = F.relu(self.second(x)) * mask  # (B, 2 * width, bands / 4, frames / 4)
+        x = self.block(x, mask)
         bands = x.mean(dim=2, keepdim=True)
         return torch.cat([average(bands, mask), bands.amax(dim=(2, 3))], dim=1)
 
@@ -91,7 +86,7 @@ class Network(nn.Module):
         num_classes: Scores to return.
         target_scale: Mean and standard deviation of the numbers to predict; None for classes.
         bands: Mel bands of the spectrogram.
-        width: Channels of the first stage; each of the next two has twice as many at half the resolution.
+        width: Channels after the first convolution; the others have twice as many.
         dropout: Share of the pooled features that training sets to zero.
     """
 
@@ -101,14 +96,14 @@ class Network(nn.Module):
         num_classes: int,
         target_scale: list[float] | None = None,
         bands: int = 40,
-        width: int = 16,
+        width: int = 32,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.rate = rate
         self.mean, self.std = target_scale or (0.0, 1.0)
         self.backbone = Backbone(rate, bands, width)
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8 * width, num_classes))
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(4 * width, num_classes))
 
     def forward(self, sounds: tuple[Tensor, Tensor]) -> Tensor:
         """Return scores (B, num_classes) for samples (B, T), of which the first lengths (B,) count.
@@ -141,9 +136,9 @@ def mel_filters(rate: int, bands: int, window_size: int) -> Tensor:
     return torch.minimum(rising, falling).clamp(min=0)
 
 
-def conv_norm(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Return a 3×3 convolution that keeps bands and frames divided by `stride`, batch-normalised."""
+def conv_norm(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return a convolution that keeps bands and frames divided by `stride`, batch-normalised."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(outputs),
     )

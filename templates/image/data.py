@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from .augment import augment, chosen_augmentation
 from .harness.batches import (
     balanced_sampler,
     check_batch_size,
@@ -119,6 +120,9 @@ class DataModule(LightningDataModule):
             first group is searched in the paths below `path`; or a column of labels.csv.
         image_size: Pixels of an image's longer side; null: the most frequent in training, at most 64.
         background: Colour behind the transparent parts of images, such as white or '#808080'.
+        augment: What training changes at random: none; shift: images are moved, and a square is covered;
+            flip: half of them are mirrored as well. null: flip for photos in colour, shift for grey images
+            and for characters, none for numbers to predict.
         skip_unreadable: Whether to pass over files that cannot be read, or do not exist, instead of stopping.
         check: Whether to read all files before training, to find those that cannot be read; null: if that
             takes about a second.
@@ -148,6 +152,7 @@ class DataModule(LightningDataModule):
         group: str | None = None,
         image_size: int | None = None,
         background: str = "white",
+        augment: Literal["none", "shift", "flip"] | None = None,
         skip_unreadable: bool = False,
         check: bool | None = None,
         val_share: float = 0.1,
@@ -277,6 +282,7 @@ class DataModule(LightningDataModule):
             "classes": classes,
             "target_scale": target_scale,
             **looks,
+            "augment": chosen_augmentation(settings.augment, classes, looks["channels"], self.notes),
             "fingerprint": fingerprint(self.parts),
         }
 
@@ -289,6 +295,11 @@ class DataModule(LightningDataModule):
     def channels(self) -> int:
         """Colour channels of an image: 1 or 3."""
         return self.facts["channels"]
+
+    @property
+    def size(self) -> list[int]:
+        """Height and width of an image, in pixels."""
+        return self.facts["size"]
 
     @property
     def target_scale(self) -> list[float]:
@@ -330,6 +341,15 @@ class DataModule(LightningDataModule):
         if self.hparams.path is None:
             return ImageDataset(torch.from_numpy(images), targets)
         return ImageFiles(images, targets, self.looks, self.hparams.skip_unreadable)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """Change the images of a training batch at random: all at once, and on the device."""
+        changes = self.facts["augment"]
+        only_images = len(batch) == 1  # the example for Lightning's summary of the layers
+        if not self.trainer.training or changes == "none" or only_images:
+            return batch
+        images, labels = batch
+        return augment(images, flip=changes == "flip"), labels
 
     def teardown(self, stage: str) -> None:
         """Add to the notes which files were passed over."""

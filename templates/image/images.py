@@ -173,7 +173,7 @@ def describe(
         image_size: The longer side that is asked for.
         background: Colour behind transparent parts.
         notes: What was found is appended to it.
-        backbone: What is known of a pretrained model, which says the size, and takes images in colour.
+        backbone: What is known of a pretrained model, which says the size.
     """
     sizes = Counter((one.height, one.width) for one in seen)
     height, width = sizes.most_common(1)[0][0]
@@ -189,8 +189,6 @@ def describe(
     same = f"{sizes[height, width]} of {of} have {width}x{height}"
     if backbone is not None:
         height, width = size = backbone["size"]
-        grey = False
-        kind = "in colour"
         why = f"as {backbone['name']} expects"
     notes.append(f"images are read {kind} with {size[1]}x{size[0]} pixels ({why}); {same}")
     stretched = sum(abs(one.width * height / (one.height * width) - 1) > 0.1 for one in seen)

@@ -28,11 +28,16 @@ class ResidualBlock(nn.Module):
 class Network(nn.Module):
     """Score an image for each class, or predict a number, with a small residual network.
 
+    Its stages halve the image and double the channels until at most four pixels a side are left. Most of the
+    time of a convolution goes into the number of pixels, so there are residual blocks where at most 16 pixels
+    a side are left, and large images are made coarser by the first convolution.
+
     Args:
         channels: Colour channels of an image.
         num_classes: Scores to return.
+        size: Height and width of an image; the number of stages depends on it.
         target_scale: Mean and standard deviation of the numbers to predict; None for classes.
-        width: Channels of the first stage; the second has twice as many at half the resolution.
+        width: Channels after the first convolution.
         dropout: Share of the pooled features that training sets to zero.
     """
 
@@ -40,29 +45,36 @@ class Network(nn.Module):
         self,
         channels: int,
         num_classes: int,
+        size: list[int],
         target_scale: list[float] | None = None,
-        width: int = 32,
+        width: int = 24,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.channels = channels
         self.mean, self.std = target_scale or (0.0, 1.0)
-        self.backbone = nn.Sequential(
-            conv_norm(channels, width),
-            nn.ReLU(),
-            ResidualBlock(width),
-            conv_norm(width, 2 * width, stride=2),
-            nn.ReLU(),
-            ResidualBlock(2 * width),
-        )
-        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(2 * width, num_classes))
+        stride = 1
+        while min(size) >= 48 * stride:
+            stride *= 2
+        pixels = min(size) // stride
+        layers = [conv_norm(channels, width, kernel_size=2 * stride + 1, stride=stride), nn.ReLU()]
+        if pixels <= 16:
+            layers.append(ResidualBlock(width))
+        while pixels > 4:
+            layers += [conv_norm(width, 2 * width, stride=2), nn.ReLU()]
+            width *= 2
+            pixels = (pixels + 1) // 2
+            if pixels <= 16:
+                layers.append(ResidualBlock(width))
+        self.backbone = nn.Sequential(*layers)
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, num_classes))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (B, num_classes) for uint8 images (B, channels, H, W) of any size.
 
         They are those of classes, or a number in the units of the labels.
         """
-        features = self.backbone(images / 127.5 - 1)  # (B, 2 * width, H / 2, W / 2)
+        features = self.backbone(images / 127.5 - 1)  # (B, channels, H', W')
         return self.mean + self.std * self.head(features.mean(dim=(2, 3)))
 
     def example_input(self, batch: int) -> Tensor:
@@ -71,9 +83,9 @@ class Network(nn.Module):
         return torch.randint(256, (batch, self.channels, height, width), dtype=torch.uint8)
 
 
-def conv_norm(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    """Return a 3×3 convolution that keeps the image size divided by `stride`, batch-normalised."""
+def conv_norm(inputs: int, outputs: int, kernel_size: int = 3, stride: int = 1) -> nn.Sequential:
+    """Return a convolution that keeps the image size divided by `stride`, batch-normalised."""
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False),
+        nn.Conv2d(inputs, outputs, kernel_size, stride=stride, padding=kernel_size // 2, bias=False),
         nn.BatchNorm2d(outputs),
     )

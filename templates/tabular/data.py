@@ -256,7 +256,7 @@ class DataModule(LightningDataModule):
 
     @property
     def columns(self) -> list[dict]:
-        """What is known of each column, numbers first: name, and mean and std, or the values of a text."""
+        """What is known of each column, numbers first: name; mean, std and edges of bins, or values."""
         return self.facts["columns"]
 
     @property
@@ -303,7 +303,7 @@ class DataModule(LightningDataModule):
     def batch_size(self) -> int:
         """Rows in a batch, on each device."""
         if self.hparams.path is None:
-            return self.hparams.batch_size or 64
+            return self.hparams.batch_size or 16
         world_size = 1 if self.trainer is None else self.trainer.world_size
         rows = len(self.train_set)
         usual = usual_batch_size(rows)

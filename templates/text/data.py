@@ -55,7 +55,7 @@ LANGUAGES = {
     "pt": "Portuguese",
     "tr": "Turkish",
 }
-BATCH_SIZE = 256  # unless there are few texts
+BATCH_SIZE = 128  # unless there are few texts
 CHUNK = 100_000  # texts of which copies are in memory at a time
 
 
@@ -140,7 +140,7 @@ class DataModule(LightningDataModule):
         split_seed: Seed of the split; it also decides which texts are tested on.
         fold: Which of `num_folds` equal parts to test on, from 0, instead of `test_share`.
         num_folds: Parts of a cross-validation.
-        batch_size: Texts in a batch, on each device; null: 256, or less where there are few.
+        batch_size: Texts in a batch, on each device; null: 128, or less where there are few.
         num_workers: Processes that load batches; null: none, since the texts are in memory.
         pin_memory: Whether batches for a GPU are kept in page-locked memory; null: if there is one.
         prefetch_factor: Batches that each worker loads ahead; null: two.

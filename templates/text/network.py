@@ -4,95 +4,109 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-END = 256  # stands before and after a text, where bytes are 0 to 255
 LONGEST = 5  # bytes of the longest n-gram
 PRIME = 2**31 - 1
+FIRST = 8  # words that are known by their place as well
 
 
-class GatedConv(nn.Module):
-    """Add to each byte what a gated convolution sees around it.
+def number_words(tokens: Tensor) -> Tensor:
+    """Return the number of the word that each byte belongs to, int64 (B, L).
 
-    Gates are those of Dauphin et al. 2017 (arXiv:1612.08083). Input, output: (B, L, width); mask: (B, L, 1).
+    A word is a run of letters and digits, and what follows it up to the next one: spaces and other signs.
+    The first word has number 1, what is before it 0. Chinese and Japanese are written without spaces: each of
+    their characters is a word. A text of L bytes has at most L / 2 + 1 words.
+    """
+    digit = (tokens >= ord("0")) & (tokens <= ord("9"))
+    capital = (tokens >= ord("A")) & (tokens <= ord("Z"))
+    small = (tokens >= ord("a")) & (tokens <= ord("z"))
+    other = tokens >= 128  # UTF-8 spells all letters that are not ASCII with such bytes
+    letter = digit | capital | small | other
+    after_letter = F.pad(letter[:, :-1], (1, 0))
+    ideograph = (tokens >= 0xE3) & (tokens <= 0xE9)  # the first of its three bytes
+    starts = (letter & ~after_letter) | ideograph
+    return starts.cumsum(dim=1)
+
+
+class WordVectors(nn.Module):
+    """Add up, for each word, learned vectors of all runs of one to five bytes that start in it.
+
+    So Bojanowski et al. 2017 (arXiv:1607.04606) spell words that were not seen in training. Here the runs go
+    on into the next word, which tells how it begins. There are so many different runs that they share
+    vectors, by a hash.
     """
 
-    def __init__(self, width: int, dropout: float):
-        super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.conv = nn.Conv1d(width, 2 * width, kernel_size=5, padding=2)
-        self.out = nn.Sequential(nn.Linear(width, width), nn.Dropout(dropout))
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        seen = self.norm(x) * mask  # what is padded looks like the end of the text
-        gated = F.glu(self.conv(seen.mT), dim=1)  # (B, width, L)
-        return x + self.out(gated.mT)
-
-
-class NGrams(nn.Module):
-    """Add up learned vectors of all runs of one to five bytes, start and end of the text among them.
-
-    This is fastText (Joulin et al. 2017, arXiv:1607.01759): there are so many that they share vectors, by a
-    hash. Input: bytes (B, L); output: (B, width).
-    """
-
-    def __init__(self, buckets: int, width: int, dropout: float):
+    def __init__(self, buckets: int, width: int):
         super().__init__()
         self.embedding = nn.Embedding(buckets, width)
         nn.init.normal_(self.embedding.weight, std=0.1)
-        self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        buckets = self.embedding.num_embeddings
-        started = F.pad(tokens, (1, 0), value=END)
-        marked = F.pad(started, (0, LONGEST))
-        places = torch.arange(tokens.shape[1] + 2, device=tokens.device)
-        end = (tokens > 0).sum(dim=1, keepdim=True) + 1  # (B, 1)
-        hashes = torch.zeros_like(places)
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Return vectors of words (B, W, width), and whether a text has so many, bool (B, W, 1)."""
+        length = tokens.shape[1]
+        number = number_words(tokens)  # (B, L)
+        capital = (tokens >= ord("A")) & (tokens <= ord("Z"))
+        lower = tokens + 32 * capital
+        followed = F.pad(lower, (0, LONGEST))
+        hashes = torch.zeros_like(tokens)
         found = []
         inside = []
-        for n in range(LONGEST):  # the hashes of all n-grams of n + 1 bytes, from those of n
-            hashes = (hashes * 257 + marked[:, n : n + len(places)]) % PRIME  # (B, L + 2)
-            found.append(hashes * 48271 % PRIME % buckets)
-            inside.append(places + n <= end)
-        vectors = self.embedding(torch.cat(found, dim=1))  # (B, 5 * (L + 2), width)
-        shares = self.dropout(torch.cat(inside, dim=1).to(vectors.dtype))  # (B, 5 * (L + 2))
-        total = shares.unsqueeze(1) @ vectors  # (B, 1, width)
-        return self.norm(total.squeeze(1))
+        for n in range(LONGEST):  # the hashes of all runs of n + 1 bytes, from those of n
+            last = followed[:, n : n + length]  # (B, L)
+            hashes = (hashes * 257 + last) % PRIME
+            found.append(hashes * 48271 % PRIME % self.embedding.num_embeddings)
+            inside.append(last > 0)
+        vectors = self.embedding(torch.stack(found, dim=2))  # (B, L, 5, width)
+        shares = torch.stack(inside, dim=2).to(vectors.dtype)  # (B, L, 5)
+        at_bytes = shares.unsqueeze(2) @ vectors  # (B, L, 1, width)
+        words = torch.arange(length // 2 + 2, device=tokens.device)
+        belongs = words.unsqueeze(1) == number.unsqueeze(1)  # (B, W, L)
+        summed = belongs.to(vectors.dtype) @ at_bytes.squeeze(2)  # (B, W, width)
+        mask = words <= number[:, -1:]  # (B, W)
+        return self.norm(summed), mask.unsqueeze(2)
 
 
 class Backbone(nn.Module):
-    """Turn bytes (B, L), where 0 is padding, into features of the text: (B, 3 * width)."""
+    """Turn bytes (B, L), where 0 is padding, into features of the text: (B, width + 3 * channels).
 
-    def __init__(self, max_length: int, width: int, depth: int, buckets: int, dropout: float):
+    They are the mean of the words (Iyyer et al. 2015, doi:10.3115/v1/P15-1162, with their word dropout), and
+    the largest values of convolutions over one, two and three words (Kim 2014, arXiv:1408.5882).
+    """
+
+    def __init__(self, buckets: int, width: int, channels: int, dropout: float, word_dropout: float):
         super().__init__()
-        self.embedding = nn.Embedding(256, width)
-        self.position = nn.Parameter(0.02 * torch.randn(max_length, width))
-        self.layers = nn.ModuleList(GatedConv(width, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.ngrams = NGrams(buckets, width, dropout)
+        self.words = WordVectors(buckets, width)
+        self.position = nn.Parameter(0.02 * torch.randn(FIRST, width))
+        self.convs = nn.ModuleList(nn.Conv1d(width, channels, size) for size in (1, 2, 3))
+        self.word_dropout = nn.Dropout(word_dropout)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        mask = (tokens > 0).unsqueeze(2)  # (B, L, 1)
-        x = self.dropout(self.embedding(tokens) + self.position[: tokens.shape[1]])  # (B, L, width)
-        for layer in self.layers:
-            x = layer(x, mask)
-        x = self.norm(x)
-        mean = (x * mask).sum(dim=1) / mask.sum(dim=1)
-        largest = x.masked_fill(~mask, float("-inf")).amax(dim=1)
-        return self.dropout(torch.cat([mean, largest, self.ngrams(tokens)], dim=1))
+        x, mask = self.words(tokens)  # (B, W, width), (B, W, 1)
+        count = x.shape[1]
+        position = F.pad(self.position, (0, 0, 0, count))[:count]
+        kept = self.word_dropout(mask.to(x.dtype))
+        x = (x + position) * kept
+        features = [x.sum(dim=1) / mask.sum(dim=1)]
+        for conv in self.convs:
+            more = conv.kernel_size[0] - 1
+            padded = F.pad(x.mT, (more // 2, more - more // 2))
+            seen = F.relu(conv(padded)) * mask.mT  # (B, channels, W)
+            features.append(seen.amax(dim=2))
+        return self.dropout(torch.cat(features, dim=1))
 
 
 class Network(nn.Module):
-    """Score a text by convolutions over its bytes, as Zhang et al. 2015 (arXiv:1509.01626), and its n-grams.
+    """Score a text by its words: by their mean, and by convolutions over neighbours.
 
     Args:
         num_classes: Scores to return.
         max_length: Bytes of the longest text.
-        width: Features of each byte.
-        depth: Gated convolutions, each over five bytes.
+        width: Features of each word.
+        channels: Features of each convolution.
         buckets: Vectors that the n-grams share.
-        dropout: Share of the features that training sets to zero, and of the n-grams that it leaves out.
+        dropout: Share of the features of a text that training sets to zero.
+        word_dropout: Share of the words that training leaves out.
     """
 
     def __init__(
@@ -100,14 +114,15 @@ class Network(nn.Module):
         num_classes: int,
         max_length: int = 256,
         width: int = 64,
-        depth: int = 1,
+        channels: int = 64,
         buckets: int = 50_000,
         dropout: float = 0.4,
+        word_dropout: float = 0.1,
     ):
         super().__init__()
         self.max_length = max_length
-        self.backbone = Backbone(max_length, width, depth, buckets, dropout)
-        self.head = nn.Linear(3 * width, num_classes)
+        self.backbone = Backbone(buckets, width, channels, dropout, word_dropout)
+        self.head = nn.Linear(width + 3 * channels, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return class scores (B, num_classes) for bytes (B, L), where 0 is padding."""

@@ -9,12 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelSummary
+from my_project.augment import chosen_augmentation, covered, moved, shifted
 from my_project.data import DataModule, ImageFiles, collate
 from my_project.harness.errors import UserError
 from my_project.harness.files import class_folders
 from my_project.harness.opening import SAMPLE, sample_of
 from my_project.images import ENDINGS, RASTER, read_image
+from my_project.model import Model
+from my_project.network import Network, ResidualBlock
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 COLOURS = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 128, 0)}
 
@@ -522,3 +528,128 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path):
             path.write_bytes(damaged[: random.integers(1, len(damaged))])
             with suppress(UserError):
                 read(path)
+
+
+# What training changes at random
+
+
+def ramp(batch: int = 64) -> Tensor:
+    """Return images (B, 1, 8, 16) that become lighter to the right, each row by as much."""
+    row = torch.arange(16, dtype=torch.uint8) * 10
+    return row.expand(batch, 1, 8, 16).contiguous()
+
+
+def falls(images: Tensor) -> Tensor:
+    """Return for each image whether it becomes darker to the right: bool (B,)."""
+    left = images[:, 0, :, :8].float().mean(dim=(1, 2))
+    right = images[:, 0, :, 8:].float().mean(dim=(1, 2))
+    return right < left
+
+
+def test_images_are_mirrored_only_where_that_is_asked_for():
+    torch.manual_seed(0)
+    kept = shifted(ramp(), flip=False)
+    assert not falls(kept).any()
+    assert len({image.numpy().tobytes() for image in kept}) == 5  # moved by -2 to 2 pixels
+    mirrored = falls(shifted(ramp(), flip=True))
+    assert 20 <= mirrored.sum() <= 44
+
+
+def test_an_image_is_moved_by_an_eighth_and_keeps_its_rows_together():
+    torch.manual_seed(0)
+    places = moved(100, 32, torch.device("cpu"))
+    assert places.shape == (100, 32)
+    assert places.min() == 0
+    assert places.max() == 31
+    middle = places[:, 8:24] - torch.arange(8, 24)
+    assert (middle == middle[:, :1]).all()
+    assert set(middle[:, 0].tolist()) == set(range(-4, 5))
+    assert (moved(10, 1, torch.device("cpu")) == 0).all()
+
+
+def test_a_square_of_each_image_is_covered():
+    torch.manual_seed(0)
+    images = torch.zeros(200, 3, 32, 32, dtype=torch.uint8)
+    hidden = covered(images)
+    assert hidden.dtype == torch.uint8
+    assert set(hidden.unique().tolist()) == {0, 127}
+    counts = (hidden[:, 0] == 127).sum(dim=(1, 2))
+    assert counts.max() <= 64
+    assert counts.min() >= 16  # at a corner
+    assert (hidden[:, 0] == hidden[:, 2]).all()
+
+
+@pytest.mark.parametrize(
+    ("setting", "classes", "channels", "expected", "note"),
+    [
+        (None, ["cat", "dog"], 3, "flip", "half of them mirrored"),
+        (None, ["cat", "dog"], 1, "shift", "they are grey"),
+        (None, ["3", "8"], 3, "shift", "single characters"),
+        (None, ["Turn_Left", "straight on"], 3, "shift", "left or right"),
+        (None, ["bright", "leftovers"], 3, "flip", "half of them mirrored"),
+        (None, [], 3, "none", "numbers"),
+        ("flip", ["3", "8"], 1, "flip", ""),
+        ("none", ["cat", "dog"], 3, "none", ""),
+    ],
+)
+def test_what_is_changed_suits_the_data_and_is_said(setting, classes, channels, expected, note):
+    notes: list[str] = []
+    assert chosen_augmentation(setting, classes, channels, notes) == expected
+    assert len(notes) == bool(note)
+    assert not note or said(notes, note, "--data.augment")
+
+
+def test_digits_are_not_mirrored():
+    data = DataModule()
+    assert data.facts["augment"] == "shift"
+    assert said(data.notes, "not mirrored")
+
+
+class Watch(Callback):
+    """Count the images of training and validation that are those of the data set, and those that are not."""
+
+    def __init__(self, data: DataModule):
+        self.data = data
+        self.changed = {"training": 0, "validation": 0}
+
+    def count(self, stage: str, images: Tensor, originals: Tensor) -> None:
+        for image in images:
+            self.changed[stage] += not (image == originals).flatten(1).all(dim=1).any()
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.count("training", batch[0], self.data.train_set.images)
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.count("validation", batch[0], self.data.val_set.images)
+
+
+@pytest.mark.parametrize(("augment", "least"), [(None, 100), ("none", 0)])
+def test_training_batches_are_changed_and_no_others(augment, least):
+    """Lightning's summary of the layers gives the hook an input without labels, so it is on."""
+    data = DataModule(augment=augment)
+    watch = Watch(data)
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=2,
+        accelerator="cpu",
+        callbacks=[watch, ModelSummary()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    model = Model(data.classes, channels=data.channels, size=data.size, width=4)
+    trainer.fit(model, data)
+    assert watch.changed["validation"] == 0
+    assert least <= watch.changed["training"] <= 128 * bool(least)
+
+
+@pytest.mark.parametrize("size", [[8, 8], [28, 28], [48, 64], [224, 224], [3, 200], [1, 1]])
+def test_the_stages_of_the_network_follow_the_size(size):
+    """So the last stage sees the whole image, and one of 50,000 pixels does not take 50 times as long."""
+    network = Network(3, 5, size, width=4).eval()
+    images = torch.randint(256, (2, 3, *size), dtype=torch.uint8)
+    assert network(images).shape == (2, 5)
+    assert min(network.backbone(images.float()).shape[2:]) in ((3, 4) if min(size) > 4 else (min(size),))
+    blocks = [layer for layer in network.backbone if isinstance(layer, ResidualBlock)]
+    assert 1 <= len(blocks) <= 3

@@ -10,12 +10,28 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from lightning import Callback, Trainer
+from lightning.pytorch.callbacks import ModelSummary
 from matplotlib.figure import Figure
 from my_project import sounds
+from my_project.augment import (
+    NOISE,
+    PAUSE,
+    SPEED,
+    at_other_speed,
+    augment,
+    chosen_augmentation,
+    delayed,
+    filtered,
+    in_noise,
+    silenced,
+)
 from my_project.data import DataModule, SoundDataset, collate
 from my_project.harness.errors import UserError
 from my_project.harness.pictures import draw_example
+from my_project.model import Model
 from my_project.sounds import read_sound
+from torch import Tensor
 
 RATE = 8000
 
@@ -229,3 +245,125 @@ def test_damaged_bytes_never_end_in_a_traceback(tmp_path):
             path.write_bytes(damaged[: random.integers(1, len(damaged))])
             with suppress(UserError):
                 read_sound(path, 10)
+
+
+# What training changes at random
+
+
+def batch_of_tones(pitch: float = 500, seconds: float = 0.5, count: int = 40) -> tuple[Tensor, Tensor]:
+    """Return equal tones, (B, T), and their lengths; the padding after them is a fifth of T."""
+    samples = torch.from_numpy(tone(pitch, seconds)).float()
+    padded = torch.cat([samples, torch.zeros(len(samples) // 4)])
+    return padded.expand(count, -1).contiguous(), torch.full((count,), len(samples))
+
+
+def pitches(samples: Tensor) -> Tensor:
+    """Return the loudest frequency of each sound, in Hz: (B,)."""
+    spectrum = torch.fft.rfft(samples, n=4 * RATE).abs()
+    return spectrum.argmax(dim=1) / 4
+
+
+def silent_after(samples: Tensor, lengths: Tensor) -> bool:
+    return not samples[torch.arange(samples.shape[1]) >= lengths[:, None]].any()
+
+
+def test_at_another_speed_pitch_and_length_change_together():
+    torch.manual_seed(0)
+    samples, lengths = at_other_speed(*batch_of_tones())
+    assert silent_after(samples, lengths)
+    assert samples.shape[1] == lengths.max()
+    speeds = pitches(samples) / 500
+    assert 1 / SPEED - 0.02 < speeds.min() < 0.93
+    assert SPEED + 0.02 > speeds.max() > 1.07
+    torch.testing.assert_close(lengths * speeds, torch.full((40,), 4000.0), rtol=0.01, atol=0)
+
+
+def test_a_filter_changes_neither_pitch_nor_length():
+    torch.manual_seed(0)
+    samples, lengths = batch_of_tones()
+    changed = filtered(samples, lengths, RATE)
+    assert changed.shape == samples.shape
+    assert silent_after(changed, lengths)
+    loudness = changed.square().mean(dim=1).sqrt() / samples.square().mean(dim=1).sqrt()
+    assert loudness.min() < 0.1  # its band was taken out
+    assert loudness.max() > 1.1
+    loud = loudness > 0.5
+    torch.testing.assert_close(pitches(changed[loud]), pitches(samples[loud]), rtol=0, atol=2)
+
+
+def test_noise_silence_and_delay_keep_the_length():
+    torch.manual_seed(0)
+    samples, lengths = batch_of_tones()
+    noisy = in_noise(samples, lengths)
+    assert silent_after(noisy, lengths)
+    noise = (noisy - samples).square().sum(dim=1) / samples.square().sum(dim=1)
+    decibels = 10 * noise.log10()
+    assert -NOISE[1] - 1 < decibels.min() < decibels.max() < -NOISE[0] + 1
+    pauses = (silenced(torch.ones(40, 4000), lengths) == 0).float().mean(dim=1)
+    assert 0.1 < pauses.max() <= PAUSE
+    later, ends = delayed(samples, lengths, 800)
+    assert silent_after(later, ends)
+    for one, end in zip(later, ends.tolist(), strict=True):
+        assert torch.equal(one[end - 4000 : end], samples[0, :4000])
+    assert 0 <= ends.min() - 4000 < 100
+    assert 700 < ends.max() - 4000 <= 800
+
+
+@pytest.mark.parametrize("seconds", [0.0002, 1.0])
+def test_sounds_of_any_length_can_be_changed(seconds):
+    samples, lengths = batch_of_tones(seconds=seconds)
+    for _ in range(10):
+        changed, ends = augment(samples, lengths, RATE, speed=True)
+        assert changed.isfinite().all()
+        assert silent_after(changed, ends)
+        assert ends.min() >= 1
+
+
+def test_what_is_changed_suits_the_labels_and_is_said():
+    notes: list[str] = []
+    assert chosen_augmentation("noise", [], notes) == "noise"
+    assert chosen_augmentation("none", ["a", "b"], notes) == "none"
+    assert notes == []
+    assert chosen_augmentation(None, ["a", "b"], notes) == "speed"
+    assert chosen_augmentation(None, [], notes) == "none"
+    assert all("--data.augment" in note for note in notes)
+    assert len(notes) == 2
+
+
+class Watch(Callback):
+    """Count the sounds of training and validation that are those of the data set, and those that are not."""
+
+    def __init__(self, data: DataModule):
+        self.originals = {sound.tobytes() for part in data.parts.values() for sound in part[0]}
+        self.changed = {"training": 0, "validation": 0}
+
+    def count(self, stage: str, samples: Tensor, lengths: Tensor) -> None:
+        for sound, length in zip(samples, lengths.tolist(), strict=True):
+            self.changed[stage] += sound[:length].numpy().tobytes() not in self.originals
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.count("training", *batch[0])
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0):
+        self.count("validation", *batch[0])
+
+
+@pytest.mark.parametrize(("augment", "changed"), [(None, 128), ("none", 0)])
+def test_training_batches_are_changed_and_no_others(augment, changed):
+    """Lightning's summary of the layers gives the hook an input without labels, so it is on."""
+    data = DataModule(augment=augment)
+    watch = Watch(data)
+    trainer = Trainer(
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=2,
+        accelerator="cpu",
+        callbacks=[watch, ModelSummary()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    model = Model(data.classes, rate=data.rate, width=4)
+    data.hparams.batch_size = 64
+    trainer.fit(model, data)
+    assert watch.changed == {"training": changed, "validation": 0}

@@ -212,6 +212,13 @@ def test_what_is_said_of_the_splits():
     assert lacking == ["no example of c in validation"]
 
 
+def test_classes_that_are_alike_are_not_listed():
+    for labels, words in {"a" * 40 + "b" * 50 + "c" * 60: "40 to 60", "ab" * 20: "20"}.items():
+        notes: list[str] = []
+        shared(list(labels), notes=notes)
+        assert notes[1] == f"classes: {len(set(labels))}, with {words} examples each"
+
+
 @pytest.mark.parametrize(
     ("labels", "groups", "settings", "words"),
     [

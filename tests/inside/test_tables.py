@@ -14,11 +14,12 @@ import pytest
 import torch
 from my_project.data import DataModule
 from my_project.harness.cells import TIMES, date_formats, read_dates
+from my_project.harness.columns import describe
 from my_project.harness.errors import UserError
 from my_project.harness.hub import media_of, with_names
 from my_project.harness.labels import labelled_media
 from my_project.harness.tables import read_table, texts_of
-from my_project.network import Network
+from my_project.network import Network, Numbers
 from torch.utils.data import DataLoader
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
@@ -501,6 +502,67 @@ def test_the_network_learns_what_a_gap_and_a_new_value_mean(expected):
     differ = (features(gap) != features(mean)).sum()
     assert differ == 1  # the feature that says so
     assert network(gap).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("numbers", "bins"),
+    [
+        (np.random.default_rng(0).normal(size=2000) ** 3, 48),
+        (np.random.default_rng(0).normal(size=80), 5),  # few rows
+        (np.arange(3000) % 3, 2),  # few values
+        (1e9 + np.arange(3000) // 64 * 64, 46),  # as float32 tells them apart
+        (np.full(900, 7.0), 0),
+        (np.full(900, np.nan), 0),
+    ],
+    ids=["many", "few rows", "few values", "large", "constant", "empty"],
+)
+def test_bins_hold_about_equally_many_numbers(numbers, bins):
+    table = pl.DataFrame({"x": pl.Series(numbers, dtype=pl.Float64).fill_nan(None)})
+    (column,) = describe(table, {"x": {"kind": "number"}}, 100, [])
+    edges = np.array(column["edges"])
+    assert len(edges) == bins + 1
+    assert (edges == edges.astype(np.float32)).all()
+    assert (np.diff(edges) > 0).all()
+    if bins > 2:
+        counts, _ = np.histogram(numbers, edges)
+        assert counts.max() < 2 * len(numbers) / bins
+    vectors = Numbers([column], width=4)(torch.tensor(numbers).float().nan_to_num(0.0)[:, None])
+    assert vectors.isfinite().all()
+
+
+def test_numbers_bend_at_the_edges_of_bins():
+    """Between two edges a vector changes in a straight line, by the weights of the bin between them."""
+    column = {"mean": 0.0, "std": 1.0, "edges": [0.0, 1.0, 5.0]}
+    numbers = Numbers([column, {"mean": 0.0, "std": 1.0, "edges": [0.0, 1.0]}], width=3)
+    cells = torch.tensor([-9.0, 0.0, 0.5, 1.0, 3.0, 5.0, 9.0])[:, None].expand(-1, 2)
+    before = numbers(cells)
+    torch.nn.init.normal_(numbers.bends)
+    change = numbers(cells) - before  # (7, 2, 3)
+    first, second = numbers.bends[0]
+    for place, share in enumerate([0, 0, 0.5, 1, 1, 1, 1]):
+        torch.testing.assert_close(change[place, 1], share * numbers.bends[1, 0])
+    for place, share in enumerate([0, 0, 0, 0, 0.5, 1, 1]):
+        expected = min(1, max(0, float(cells[place, 0]))) * first + share * second
+        torch.testing.assert_close(change[place, 0], expected)
+
+
+@pytest.mark.parametrize("num_classes", [1, 3])
+def test_members_learn_alone_and_predict_together(expected, num_classes):
+    torch.manual_seed(0)
+    network = Network(expected.columns, num_classes, [5.0, 2.0], category_dropout=0.0, dropout=0.0)
+    rows = network.example_input(batch=6)
+    alone = network.train()(rows)  # (B, num_classes, members)
+    together = network.eval()(rows)
+    if num_classes == 1:
+        torch.testing.assert_close(together, alone.mean(dim=2))
+    else:
+        torch.testing.assert_close(together.exp(), alone.softmax(dim=1).mean(dim=2))
+        with torch.no_grad():
+            network.head.weight *= 1e6
+        assert network(rows).isfinite().all()  # where members are certain, other classes stay possible
+    alone[0, 0, 0].backward()
+    (own,) = network.head.bias.grad[:, 0].nonzero().T
+    assert own.tolist() == [0]
 
 
 def test_images_in_a_table_are_read_where_a_batch_is_made(tmp_path):

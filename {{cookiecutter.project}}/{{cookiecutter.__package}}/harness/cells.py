@@ -59,7 +59,11 @@ TIMES = ("%H:%M:%S%.f", "%H:%M", "%I:%M:%S %p", "%I:%M %p")
 TWO_DIGITS = r"^\d\d?[-/.](\d\d?|\pL+)[-/.]\d\d(\D|$)"  # of a year, such as 31.12.24
 COMPACT = "%Y%m%d"  # 20240131, which is a whole number as well
 MAYBE_NUMBER = r"^[-+−(]?\s*[$€£¥₹]?\s*[-+]?[.,]?\d"
-MAYBE_DATE = r"^\d{4}[-/.]\d|^\d{1,2}[-/.]\d|^\d{1,2}[- ]\pL|^\pL{3,9} \d|^\d{1,2}:\d\d"
+MONTH = r"(?i:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)\pL*"
+MAYBE_DATE = (
+    r"^\d{4}[-/.]\d|^\d{1,2}[-/.]\d|^\d{1,2}:\d\d"
+    r"|^\d\d?[- ]" + MONTH + "|^" + MONTH + r" \d"
+)
 
 
 @dataclass

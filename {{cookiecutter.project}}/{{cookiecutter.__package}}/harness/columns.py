@@ -1,8 +1,8 @@
 """Which columns of a table are used, what is known of them, and rows as the float32 that a network takes.
 
 A column is described by a dict of plain values, which travels in the checkpoint: its name and, for numbers,
-mean and standard deviation in training and whether cells were missing there; for texts, the values that are
-told apart. Of a date, each part is a column of numbers.
+mean and standard deviation in training, edges of bins, and whether cells were missing there; for texts, the
+values that are told apart. Of a date, each part is a column of numbers.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,9 @@ from .errors import UserError, first_few
 from .kinds import is_whole, list_setting
 
 PARTS = ("year", "month", "day", "weekday", "hour")
+MOST_BINS = 48
+ROWS_IN_A_BIN = 16  # at least, or a bin would learn single rows by heart
+ROWS_FOR_EDGES = 100_000  # more would make the start slower, and move the edges hardly at all
 
 
 def choose_columns(
@@ -164,14 +167,29 @@ def describe(
 
 
 def scale(numbers: pl.Series) -> dict:
-    """Return mean and standard deviation of numbers, and whether some are missing."""
+    """Return mean and standard deviation of numbers, edges of their bins, and whether some are missing."""
     mean = numbers.mean()
     if mean is None:
         mean = 0.0
-    described = {"mean": float(mean), "std": float(numbers.std(ddof=0) or 0) or 1.0}
+    described = {"mean": float(mean), "std": float(numbers.std(ddof=0) or 0) or 1.0, "edges": edges(numbers)}
     if numbers.null_count():
         described["missing"] = True
     return described
+
+
+def edges(numbers: pl.Series) -> list[float]:
+    """Return edges, in order, between which about equally many numbers lie; fewer where many are the same.
+
+    They are float32, as the rows of a batch are, so that no bin is empty.
+    """
+    known = numbers.drop_nulls()
+    step = max(1, len(known) // ROWS_FOR_EDGES)
+    sample = known.gather_every(step).to_numpy()
+    if len(sample) == 0:
+        return [0.0]  # one edge, so no bin
+    bins = min(MOST_BINS, max(2, len(sample) // ROWS_IN_A_BIN))
+    quantiles = np.quantile(sample, np.linspace(0, 1, bins + 1), method="nearest")
+    return np.unique(quantiles.astype(np.float32)).tolist()
 
 
 def part_of(dates: pl.Series, part: str) -> pl.Series:

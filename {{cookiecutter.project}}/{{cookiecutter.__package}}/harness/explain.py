@@ -83,7 +83,7 @@ def suggestion(name: str, known: list[str], dashes: str = "") -> str:
     if not similar:
         similar = difflib.get_close_matches(name, known, n=1)
     if not similar:
-        return "python train.py --help lists all settings"
+        return "python train.py --help_all lists all settings"
     choice = " or ".join(dashes + other for other in similar[:3])
     return f"did you mean {choice}?"
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .checkpoints import WholeCheckpoints, find_checkpoint, read_checkpoint
 from .errors import UserError
+from .help import HELP
 from .loaders import ExactLoaders
 from .notes import DataNotes
 from .settings import Settings
@@ -51,6 +52,8 @@ class TrainedRun(Settings):
         UserError: If there is no such run, or its settings are not those of the classes any more.
     """
 
+    words = "runs/<id> "
+
     def __init__(
         self,
         model_class: type[LightningModule],
@@ -61,9 +64,9 @@ class TrainedRun(Settings):
     ):
         words, flags = words_and_flags(sys.argv[1:])
         if not words:
-            if "--help" not in flags and "-h" not in flags:
+            if not set(HELP).intersection(flags):
                 raise UserError(f"name a run: python {Path(sys.argv[0]).name} runs/<id>, or a .ckpt file")
-            Settings(model_class, datamodule_class, project / "config.yaml", ["--help"], extra)
+            super().__init__(model_class, datamodule_class, project / "config.yaml", flags, extra)
         self.inputs = words[1:]
         self.checkpoint_path = find_checkpoint(words[0])
         checkpoint = read_checkpoint(self.checkpoint_path)

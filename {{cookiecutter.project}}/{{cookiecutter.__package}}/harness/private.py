@@ -1,4 +1,4 @@
-"""Every private attribute of Lightning, torch and torchmetrics that the machinery needs, and why.
+"""Every private attribute of Lightning, torchmetrics, W&B and argparse that the machinery needs, and why.
 
 `tests/test_private.py` of the template names the attribute that a new version has lost.
 """
@@ -75,6 +75,15 @@ def set_reload_epochs(trainer: Trainer, epoch: int) -> None:
     """Set when the loaders were made, so that `reload_dataloaders_every_n_epochs` keeps its rhythm."""
     trainer.fit_loop._last_train_dl_reload_epoch = epoch
     trainer.fit_loop.epoch_loop.val_loop._last_val_dl_reload_epoch = epoch
+
+
+def help_texts(parser: Any) -> dict[str, str]:
+    """Return the settings of a parser and what its help says of each; argparse has no public list of them."""
+    texts = {}
+    for action in parser._actions:
+        if f"--{action.dest}" in action.option_strings:
+            texts[action.dest] = action.help or ""
+    return texts
 
 
 def log_artifacts_without_asking(run: Any) -> None:

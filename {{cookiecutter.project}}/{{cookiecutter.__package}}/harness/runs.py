@@ -220,8 +220,10 @@ def table(folder: str | Path = "runs") -> "DataFrame":
     The columns are those of `python runs.py`: id, when it was created, state, seconds of training, settings
     in which the runs differ, the best value of the monitored metric, and metrics of the test.
     """
-    import pandas
-
+    try:
+        import pandas
+    except ModuleNotFoundError as error:
+        raise UserError("table() needs pandas: pip install pandas") from error
     runs = read_runs(Path(folder))
     frame = pandas.DataFrame(runs.rows(runs.columns()), columns=runs.columns())
     frame["created"] = pandas.to_datetime(frame["created"], unit="s")

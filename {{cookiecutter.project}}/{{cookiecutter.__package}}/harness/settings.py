@@ -1,8 +1,10 @@
 """From config.yaml, `--config` files and flags to trainer, model and data; what `--resume` may change."""
 
 import argparse
+import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from enum import Enum
 from inspect import signature
 from pathlib import Path
@@ -22,6 +24,8 @@ from .checkpoints import BestCheckpoint
 from .errors import UserError, called_by_harness
 from .explain import check_settings_file, explain
 from .folder import shortened
+from .help import HELP, help_text
+from .private import help_texts
 from .speed import compile_parts, keep_freed_memory, store_channels_last
 from .stopping import LENGTHS, Stopping
 from .tracking import INIT
@@ -87,7 +91,10 @@ class Settings(LightningCLI):
     Attributes:
         settings: All settings as plain values.
         text: The same as YAML.
+        words: What comes before the settings on the command line.
     """
+
+    words = ""
 
     def __init__(
         self,
@@ -157,8 +164,10 @@ class Settings(LightningCLI):
                 parser.link_arguments(f"model.{name}", f"data.{name}")
         for name in linked_names(self.model_class, self.datamodule_class):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        common = help_texts(parser)
         if self.extra is not None:
             self.extra(parser)
+        self.script_settings = {name: "" for name in help_texts(parser) if name not in common}
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
@@ -167,11 +176,19 @@ class Settings(LightningCLI):
         files = [self.base, *(file for file in given if file is not None)]
         for file in files:
             check_settings_file(file)
+        if "--help_all" in self.args:
+            parser.print_help()
+            sys.exit()
+        flags = [flag for flag in self.args if flag not in HELP]
         try:
-            self.config = parser.parse_args(["--config", str(self.base), *self.args])
+            self.config = parser.parse_args(["--config", str(self.base), *flags])
         except ArgumentError as error:
             known = list(parser.get_defaults().keys())
             raise UserError(explain(str(error), known, self.args, files)) from error
+        if len(flags) < len(self.args):
+            with suppress(BrokenPipeError):  # by `| head`
+                print(help_text(parser, self.config, self.words, self.script_settings), flush=True)
+            sys.exit()
 
     def before_instantiate_classes(self) -> None:
         self.config.pop("config")

@@ -289,8 +289,7 @@ def descriptions(
     counts: Counter[str] = Counter()
     for _, labels, *_ in parts.values():
         counts.update(labels)
-    each = [f"{name} ({count} examples)" for name, count in counts.most_common()]
-    found.append(f"classes: {len(counts)}, the most frequent first: {first_few(each)}")
+    found.append(described_classes(counts))
     lacking: dict[tuple, list[str]] = {}  # for some classes and a reason, the splits that have none of them
     for name, (_, labels, *_) in parts.items():
         classes = sorted(counts.keys() - set(labels))
@@ -302,6 +301,17 @@ def descriptions(
     for (classes, reason), splits in lacking.items():
         found.append(f"no example of {classes} in {' and '.join(splits)}{reason}")
     return found
+
+
+def described_classes(counts: Counter[str]) -> str:
+    """Return a sentence on the classes: all of them together where they are about equally frequent."""
+    most = max(counts.values())
+    least = min(counts.values())
+    if most <= 1.5 * least:
+        size = str(most) if most == least else f"{least} to {most}"
+        return f"classes: {len(counts)}, with {size} examples each"
+    each = [f"{name} ({count} examples)" for name, count in counts.most_common()]
+    return f"classes: {len(counts)}, the most frequent first: {first_few(each)}"
 
 
 def described_groups(groups: Sequence, count: int) -> str:

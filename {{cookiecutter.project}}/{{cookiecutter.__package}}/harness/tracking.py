@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.nn.parameter import is_lazy
+from tqdm import tqdm
 
 from .errors import UserError
 from .folder import command
@@ -72,7 +73,7 @@ class RunLogger(WandbLogger):
         except Exception as error:  # the server has gone since it took the login
             self.mode, reason = "offline", f"{type(error).__name__}: {error}"
             self.run = self.start_offline()
-        print(f"W&B is {self.mode}: {' '.join(reason.split())}")
+        tqdm.write(f"W&B is {self.mode}: {' '.join(reason.split())}")  # above the progress bar
         with self.never_stopping():
             self.describe()
             log_artifacts_without_asking(self.run)
@@ -155,7 +156,7 @@ class RunLogger(WandbLogger):
             yield
         except LOST as error:
             if not self.failed:
-                print(f"W&B failed, and the training goes on: {error}")
+                tqdm.write(f"W&B failed, and the training goes on: {error}")
             self.failed = True
 
     @rank_zero_only

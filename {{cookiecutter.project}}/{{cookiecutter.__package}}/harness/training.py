@@ -1,9 +1,10 @@
 """What train.py does: a run, from its settings to the box that says what comes next."""
 
 import argparse
+import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from lightning import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from .backbones import load_weights
 from .checkpoints import newest_checkpoint
@@ -190,7 +192,8 @@ class Training(Settings):
             if self.resume_from is None:
                 (self.folder.path / "metrics.csv").unlink(missing_ok=True)
         try:
-            yield
+            with self.lines_above_bar():
+                yield
         except BaseException as error:
             self.tracking.close(error)
             if main:
@@ -204,6 +207,12 @@ class Training(Settings):
         finally:
             self.folder.release()
             self.signals.restore()
+
+    def lines_above_bar(self) -> AbstractContextManager:
+        """Print what Lightning and callbacks say above the progress bar, if there is one, not in it."""
+        if self.trainer.progress_bar_callback is None:
+            return nullcontext()
+        return logging_redirect_tqdm([logging.getLogger("lightning.pytorch")])
 
     def end_early(self, error: BaseException) -> None:
         """Leave nothing of a new run that failed before its first step was done."""
