@@ -151,6 +151,8 @@ class Resume(Quiet):
             with whole_file(self.folder.path / "config.yaml") as file:
                 file.write(self.settings.encode())
             write_notes(trainer, self.folder.path)
+            if hasattr(trainer.datamodule, "save_tokenizer"):
+                trainer.datamodule.save_tokenizer(self.folder.path)
             self.folder.begin()
         self.tracking.open(notes_of(trainer))
 
