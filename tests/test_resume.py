@@ -67,7 +67,7 @@ POINTS_OF_TWO = {
     "stream": 12,
     "combined": 6,
     "language": 4,
-    "own_accumulation": 9,
+    "own_accumulation": 6,
 }
 # In the added epoch StochasticWeightAveraging has taken its scheduler away; no step needs it any more.
 KNOWN = {"stochastic_average": [[9, ["last.ckpt callbacks", "last.ckpt lr_schedulers"]]]}
