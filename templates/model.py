@@ -1,6 +1,7 @@
 """The LightningModule: loss, metrics and optimizer around the network. Replace what you need."""
 
 import math
+from typing import Any
 
 import torch
 from lightning import LightningModule
@@ -26,6 +27,8 @@ class Model(LightningModule):
         backbone_lr: Share of `lr` with which `network.backbone` learns.
         label_smoothing: Share of each label spread over all classes (Szegedy et al. 2016, arXiv:1512.00567).
         fused: Whether AdamW updates all weights at once; not where Lightning clips in mixed precision.
+        backbone: A pretrained model in place of `Network`: a name on the Hugging Face hub, or a folder.
+        backbone_config: What is to be known of it; train.py fetches it.
         network: The settings of `Network`.
     """
 
@@ -38,11 +41,20 @@ class Model(LightningModule):
         backbone_lr: float = 1.0,
         label_smoothing: float = 0.1,
         fused: bool = True,
+        backbone: str | None = None,
+        backbone_config: dict | None = None,
         **network,
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)  # plain values, so that a checkpoint always loads
-        self.network = Network(num_classes=len(classes) or 1, **network)
+        num_classes = len(classes) or 1
+        self.network: Any
+        if backbone_config is None:
+            self.network = Network(num_classes=num_classes, **network)
+        else:
+            from .pretrained import Pretrained
+
+            self.network = Pretrained(backbone_config, num_classes, settings=network)
         metrics = MetricCollection({"loss": MeanMetric(nan_strategy="disable")})
         if classes:
             metrics["acc"] = MulticlassAccuracy(len(classes), average="micro", validate_args=False)

@@ -17,6 +17,7 @@ DOCS = sorted(TEMPLATE.glob("docs/**/*.md"))
 GENERATED = TEMPLATE / "{{cookiecutter.project}}" / "README.md"
 OF_TASKS = sorted(TEMPLATE.glob("templates/*/yours.md"))
 
+HUB = "needs the Hugging Face hub; by test_pretrained.py with models in folders"
 # Command, and where it is run or why it cannot be.
 ELSEWHERE = {
     "make demo": "by the CI workflow",
@@ -36,6 +37,10 @@ ELSEWHERE = {
     "python runs.py --group folds": "by test_search.py",
     "pip install optuna": "by the Makefile",
     "pip install onnx onnxruntime onnxscript safetensors": "by the Makefile",
+    "pip install '.[pretrained]'": "by the Makefile",
+    "python train.py --config experiments/pretrained.yaml --model.backbone facebook/dinov2-small": HUB,
+    "python train.py --config experiments/pretrained.yaml --model.backbone distilbert-base-uncased": HUB,
+    "python train.py --config experiments/pretrained.yaml --model.backbone facebook/wav2vec2-base": HUB,
     "sbatch slurm.sh": "by test_stuck.py",
     "python train.py --trainer.devices 8 --trainer.strategy ddp": "by test_processes.py",
     "torchrun --nproc_per_node 8 train.py --trainer.devices 8 --trainer.strategy ddp": "by test_scale.py",

@@ -8,21 +8,23 @@ from torchvision import models
 class Network(nn.Module):
     """Score an image for each class with a backbone that was trained on ImageNet.
 
-    With timm: `self.backbone = timm.create_model(backbone, pretrained=pretrained, num_classes=0)` and
+    With timm: `self.backbone = timm.create_model(architecture, pretrained=pretrained, num_classes=0)` and
     `features = self.backbone.num_features`.
 
     Args:
         channels: Colour channels of an image; grey ones are repeated.
         num_classes: Scores to return.
-        backbone: A name of `torchvision.models`, of a network whose last layer is called `fc`.
+        architecture: A name of `torchvision.models`, of a network whose last layer is called `fc`.
         pretrained: Whether a new run starts from weights that are downloaded once. A checkpoint has all of
             them, so that testing and predicting download nothing.
     """
 
-    def __init__(self, channels: int, num_classes: int, backbone: str = "resnet18", pretrained: bool = True):
+    def __init__(
+        self, channels: int, num_classes: int, architecture: str = "resnet18", pretrained: bool = True
+    ):
         super().__init__()
         self.channels = channels
-        self.backbone = models.get_model(backbone, weights="DEFAULT" if pretrained else None)
+        self.backbone = models.get_model(architecture, weights="DEFAULT" if pretrained else None)
         features = self.backbone.fc.in_features
         self.backbone.fc = nn.Identity()
         self.head = nn.Linear(features, num_classes)

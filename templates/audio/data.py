@@ -130,6 +130,7 @@ class DataModule(LightningDataModule):
         timeout: Seconds to wait for a batch from a worker; 0: for ever.
         shuffle: Whether each epoch has an order of its own.
         balanced: Whether to draw training sounds so that all classes are equally frequent.
+        backbone_config: What is to be known of a pretrained model, for which the data are made.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class DataModule(LightningDataModule):
         timeout: float = 0.0,
         shuffle: bool = True,
         balanced: bool = False,
+        backbone_config: dict | None = None,
     ):
         super().__init__()
         check_shares(val_share, test_share, fold, num_folds)
@@ -166,11 +168,23 @@ class DataModule(LightningDataModule):
         self.notes: list[str] = []
         self.predict_set: Dataset | None = None
 
+    @staticmethod
+    def describe_backbone(name: str) -> dict:
+        """Return what is to be known of a pretrained model, once, when a new run starts."""
+        from .pretrained import describe
+
+        return describe(name)
+
     def read(self) -> tuple[dict[str, tuple], list | None]:
         """Return sounds and labels of each split that the data have, and groups of the training sounds."""
         settings = self.hparams
         if settings.path is None:
-            return {"train": synthesise(300, np.random.default_rng(0))}, None
+            sounds, kinds = synthesise(300, np.random.default_rng(0))
+            rate = RATE
+            if settings.backbone_config is not None:
+                rate = settings.backbone_config["rate"]
+                sounds = [resample_poly(sound, rate, RATE).astype(np.float32) for sound in sounds]
+            return {"train": (sounds, kinds)}, None
         regression = settings.regression
         if "facts" in vars(self):  # out of a checkpoint
             regression = not self.classes
@@ -245,6 +259,10 @@ class DataModule(LightningDataModule):
             read_header = partial(look, max_seconds=settings.max_seconds)
             seen = look_at(sample_of(sounds, most), read_header, settings.skip_unreadable)
             rate = describe(seen, len(sounds), settings.max_seconds, self.notes)
+        if settings.backbone_config is not None:
+            backbone = settings.backbone_config["name"]
+            rate = settings.backbone_config["rate"]
+            self.notes.append(f"sounds are resampled to {rate} Hz, as {backbone} expects")
         return {
             "classes": classes,
             "target_scale": target_scale,

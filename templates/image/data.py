@@ -140,6 +140,7 @@ class DataModule(LightningDataModule):
         timeout: Seconds to wait for a batch from a worker; 0: for ever.
         shuffle: Whether each epoch has an order of its own.
         balanced: Whether to draw training images so that all classes are equally frequent.
+        backbone_config: What is to be known of a pretrained model, for which the data are made.
     """
 
     def __init__(
@@ -168,15 +169,28 @@ class DataModule(LightningDataModule):
         timeout: float = 0.0,
         shuffle: bool = True,
         balanced: bool = False,
+        backbone_config: dict | None = None,
     ):
         super().__init__()
         check_shares(val_share, test_share, fold, num_folds)
         if batch_size is not None:
             check_batch_size(batch_size)
         colour(background)  # is there such a colour
+        if backbone_config is not None and image_size is not None:
+            raise UserError(
+                f"data.image_size must be null with model.backbone (got {image_size}): images are made as "
+                f"large as those that it was trained on, {backbone_config['size']}"
+            )
         self.save_hyperparameters(logger=False)
         self.notes: list[str] = []
         self.predict_set: Dataset | None = None
+
+    @staticmethod
+    def describe_backbone(name: str) -> dict:
+        """Return what is to be known of a pretrained model, once, when a new run starts."""
+        from .pretrained import describe
+
+        return describe(name)
 
     def read(self) -> tuple[dict[str, tuple], list | None]:
         """Return images and labels of each split that the data have, and groups of the training images."""
@@ -250,10 +264,20 @@ class DataModule(LightningDataModule):
             target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
         else:
             classes = known_classes(self.parts, self.hparams.fold)
-        looks = {"channels": 1, "size": [8, 8], "value_range": None}
+        looks: dict = {"channels": 1, "size": [8, 8], "value_range": None}
         if settings.path is not None:
             seen = look_at(sample_of(images), look, settings.skip_unreadable)
-            looks = describe(seen, len(images), settings.image_size, settings.background, self.notes)
+            looks = describe(
+                seen,
+                len(images),
+                settings.image_size,
+                settings.background,
+                self.notes,
+                settings.backbone_config,
+            )
+        elif settings.backbone_config is not None:
+            height, width = settings.backbone_config["size"]
+            self.notes.append(f"the digits are enlarged to {width}x{height} pixels, as the backbone expects")
         return {
             "classes": classes,
             "target_scale": target_scale,

@@ -157,7 +157,14 @@ def look(item: str | Path | dict) -> Look:
         return Look(item, height, width, image.mode, bits, image.has_transparency_data, several)
 
 
-def describe(seen: list[Look], count: int, image_size: int | None, background: str, notes: list[str]) -> dict:
+def describe(
+    seen: list[Look],
+    count: int,
+    image_size: int | None,
+    background: str,
+    notes: list[str],
+    backbone: dict | None = None,
+) -> dict:
     """Return channels, size and range of values that images are read with; say what was found.
 
     Args:
@@ -166,6 +173,7 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
         image_size: The longer side that is asked for.
         background: Colour behind transparent parts.
         notes: What was found is appended to it.
+        backbone: What is known of a pretrained model, which says the size.
     """
     sizes = Counter((one.height, one.width) for one in seen)
     height, width = sizes.most_common(1)[0][0]
@@ -177,10 +185,12 @@ def describe(seen: list[Look], count: int, image_size: int | None, background: s
     if len(seen) < count:
         of += f" looked at (of {count})"
     kind = "in grey" if grey else "in colour"
-    notes.append(
-        f"images are read {kind} with {size[1]}x{size[0]} pixels (--data.image_size); "
-        f"{sizes[height, width]} of {of} have {width}x{height}"
-    )
+    why = "--data.image_size"
+    same = f"{sizes[height, width]} of {of} have {width}x{height}"
+    if backbone is not None:
+        height, width = size = backbone["size"]
+        why = f"as {backbone['name']} expects"
+    notes.append(f"images are read {kind} with {size[1]}x{size[0]} pixels ({why}); {same}")
     stretched = sum(abs(one.width * height / (one.height * width) - 1) > 0.1 for one in seen)
     if stretched:
         notes.append(f"{stretched} of {of} have other proportions and are stretched to this size")

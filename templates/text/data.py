@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import emoji
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 
+from .harness.backbones import TOKENIZER, load_tokenizer
 from .harness.batches import (
     SimilarLengths,
     balanced_sampler,
@@ -90,10 +92,12 @@ class TextDataset(Dataset):
         texts: The texts.
         labels: int64 (N,); None for texts to predict on.
         readable: bool (N,), False for each of these whose file cannot be read: predict.py leaves them out.
+        padding: What stands behind the end of shorter texts of a batch.
     """
 
-    def __init__(self, texts: Texts, labels: Tensor | None, readable: Tensor | None = None):
+    def __init__(self, texts: Texts, labels: Tensor | None, readable: Tensor | None = None, padding: int = 0):
         self.texts = texts
+        self.padding = padding
         self.labels = labels
         self.readable = readable
 
@@ -108,9 +112,9 @@ class TextDataset(Dataset):
         return tokens, self.labels[index]
 
     def __getitems__(self, indices: list[int]) -> Tensor | tuple[Tensor, Tensor]:
-        """Return a whole batch, padded with 0 to its longest text: int64 (B, L), and labels (B,)."""
+        """Return a whole batch, padded to its longest text: int64 (B, L), and labels (B,)."""
         texts = [self.texts[index] for index in indices]
-        tokens = pad_sequence(texts, batch_first=True).long()
+        tokens = pad_sequence(texts, batch_first=True, padding_value=self.padding).long()
         if self.labels is None:
             return tokens
         return tokens, self.labels[indices]
@@ -130,7 +134,7 @@ class DataModule(LightningDataModule):
         separator: What is between two cells of a CSV file, such as ";" or "\\t"; null: it is recognised.
         group: Column whose equal values stay together in one split, such as that of an author; for .txt files
             a regular expression, whose first group in the path is what stays together.
-        max_length: Bytes of a text that are read; the rest is cut off.
+        max_length: Bytes of a text that are read, or with a pretrained model tokens; the rest is cut off.
         val_share: Share of the texts to validate on, unless the data have a validation split.
         test_share: Share of the texts to test on, unless the data have a test split.
         split_seed: Seed of the split; it also decides which texts are tested on.
@@ -145,6 +149,9 @@ class DataModule(LightningDataModule):
         timeout: Seconds to wait for a batch from a worker; 0: for ever.
         shuffle: Whether each epoch has an order of its own.
         balanced: Whether to draw training texts so that all classes are equally frequent.
+        backbone: The pretrained model whose tokenizer makes tokens of the texts; of a trained run, the folder
+            of the tokenizer.
+        backbone_config: What is to be known of a pretrained model, for which the data are made.
     """
 
     def __init__(
@@ -169,6 +176,8 @@ class DataModule(LightningDataModule):
         timeout: float = 0.0,
         shuffle: bool = True,
         balanced: bool = False,
+        backbone: str | None = None,
+        backbone_config: dict | None = None,
     ):
         super().__init__()
         check_shares(val_share, test_share, fold, num_folds)
@@ -177,6 +186,13 @@ class DataModule(LightningDataModule):
         self.predict_set: Dataset | None = None
         self.notes: list[str] = []  # what was found in the data, and what was made of it
         self.found_column: str | None = None  # of the texts, once a table is read
+
+    @staticmethod
+    def describe_backbone(name: str) -> dict:
+        """Return what is to be known of a pretrained model, once, when a new run starts."""
+        from .pretrained import describe
+
+        return describe(name)
 
     def read(self) -> tuple[dict[str, tuple[pl.Series, list[str]]], list[str] | None]:
         """Return texts and labels of each split that the data have, and the group of each training text."""
@@ -228,6 +244,8 @@ class DataModule(LightningDataModule):
                 f"{missing.sum()} of {len(texts)} texts are missing or empty; each is read as a space"
             )
             texts = texts.set(missing, " ")
+        if self.hparams.backbone_config is not None:
+            return self.tokenize(texts)
         lengths = texts.str.len_bytes().cast(pl.Int64)
         encoded = texts.cast(pl.Binary)
         too_long = int((lengths > self.max_length).sum())
@@ -244,6 +262,38 @@ class DataModule(LightningDataModule):
         ends = torch.tensor(lengths.cum_sum().to_numpy())
         starts = ends - torch.tensor(lengths.to_numpy())
         return Texts(torch.frombuffer(content, dtype=torch.uint8), starts, ends)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The tokenizer of the pretrained model."""
+        return load_tokenizer(self.hparams.backbone, self.hparams.backbone_config["tokenizer"])
+
+    def tokenize(self, texts: pl.Series) -> Texts:
+        """Return texts as numbers of tokens, of each at most `max_length`."""
+        name = self.hparams.backbone_config["name"]
+        tokens = []
+        too_long = 0
+        for start in range(0, len(texts), CHUNK):
+            chunk = texts[start : start + CHUNK].to_list()
+            for text, numbers in zip(chunk, self.tokenizer(chunk)["input_ids"], strict=True):
+                if len(numbers) > self.max_length:
+                    too_long += 1
+                    numbers = self.tokenizer(text, truncation=True, max_length=self.max_length)["input_ids"]
+                tokens.append(np.array(numbers, dtype=np.int32))
+        self.notes.append(f"{len(texts)} texts are read as the tokens of {name}")
+        if too_long:
+            self.notes.append(
+                f"{too_long} of {len(texts)} texts ({too_long / len(texts):.0%}) are longer than "
+                f"{self.max_length} tokens; the rest of them is not read (--data.max_length)"
+            )
+        ends = torch.tensor([len(numbers) for numbers in tokens]).cumsum(dim=0)
+        starts = ends - torch.tensor([len(numbers) for numbers in tokens])
+        return Texts(torch.from_numpy(np.concatenate(tokens)), starts, ends)
+
+    def save_tokenizer(self, folder: Path) -> None:
+        """Put the tokenizer into the folder of a run, which starts."""
+        if self.hparams.backbone_config is not None:
+            self.tokenizer.save_pretrained(str(folder / TOKENIZER))
 
     @cached_property
     def parts(self) -> dict[str, tuple]:
@@ -282,8 +332,11 @@ class DataModule(LightningDataModule):
 
     @property
     def max_length(self) -> int:
-        """Bytes of the longest text."""
-        return self.hparams.max_length
+        """Bytes, or tokens, of the longest text."""
+        settings = self.hparams
+        if settings.backbone_config is not None:
+            return min(settings.max_length, settings.backbone_config["longest"])
+        return settings.max_length
 
     def state_dict(self) -> dict:
         """Return what a checkpoint keeps of the data."""
@@ -307,7 +360,15 @@ class DataModule(LightningDataModule):
     def dataset(self, split: str) -> TextDataset:
         """Return the texts of a split."""
         texts, labels = self.parts[split]
-        return TextDataset(texts, torch.from_numpy(class_numbers(labels, self.classes, split)))
+        targets = torch.from_numpy(class_numbers(labels, self.classes, split))
+        return TextDataset(texts, targets, padding=self.padding)
+
+    @property
+    def padding(self) -> int:
+        """What stands behind the end of shorter texts."""
+        if self.hparams.backbone_config is not None:
+            return self.hparams.backbone_config["padding"]
+        return 0
 
     @cached_property
     def batch_size(self) -> int:
@@ -395,7 +456,7 @@ class DataModule(LightningDataModule):
             return names
         readable = torch.ones(len(names), dtype=torch.bool)
         readable[unreadable] = False
-        self.predict_set = TextDataset(self.encode(pl.concat(texts)), None, readable)
+        self.predict_set = TextDataset(self.encode(pl.concat(texts)), None, readable, self.padding)
         return names
 
     def texts_in(self, file: Path) -> pl.Series:
@@ -413,7 +474,10 @@ class DataModule(LightningDataModule):
 
     def test_example(self, index: int) -> str:
         """Return a text of the test split, to look at."""
-        return bytes(self.test_set.texts[index].tolist()).decode(errors="ignore")
+        text = self.test_set.texts[index].tolist()
+        if self.hparams.backbone_config is not None:
+            return self.tokenizer.decode(text, skip_special_tokens=True)
+        return bytes(text).decode(errors="ignore")
 
 
 def collate(batch):

@@ -80,6 +80,22 @@ class TrainedRun(Settings):
                 base.write_text(yaml.safe_dump(settings), encoding="utf-8")
             super().__init__(model_class, datamodule_class, base, args, extra, checkpoint)
 
+    def before_instantiate_classes(self) -> None:
+        super().before_instantiate_classes()
+        self.refuse_other_backbone()
+        self.use_tokenizer_of(run_of(self.checkpoint_path))
+
+    def refuse_other_backbone(self) -> None:
+        """Raise a UserError if a flag names another pretrained model than that of the run."""
+        settings = self.config.model
+        if "backbone_config" not in settings:
+            return
+        trained = (settings.backbone_config or {}).get("name")
+        if settings.backbone != trained:
+            raise UserError(
+                f"model.backbone is {trained} in this run (got {settings.backbone}); leave it out"
+            )
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer with the run's callbacks, except those that only training needs."""
         trainer = super().instantiate_trainer(enable_progress_bar=True, **kwargs)

@@ -10,7 +10,8 @@ def match_names(weights: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str
     """Return `weights` in the same order, under the names that the model has for them.
 
     Two differences are understood: `_orig_mod.`, which torch.compile puts into names, on either side,
-    and, if no name is known, a prefix that the names have or lack. Other names stay as they are.
+    and, if not all names are known, a prefix of up to three parts that names have or lack, if more of them
+    are known with it. Other names stay as they are.
     """
     names = {}  # of the model, by themselves without `_orig_mod.`
     targets = {}
@@ -22,7 +23,7 @@ def match_names(weights: dict[str, Tensor], mine: dict[str, Tensor]) -> dict[str
     for name, value in weights.items():
         sources[name.replace(COMPILED, "")] = value
     removed, added = "", ""
-    if not sources.keys() & targets.keys():
+    if not sources.keys() <= targets.keys():
         removed, added = prefixes(sources, targets)
     matched = {}
     for name, value in sources.items():
@@ -51,11 +52,11 @@ def prefixes(weights: dict[str, Tensor], mine: dict[str, Tensor]) -> tuple[str, 
 
 
 def beginnings(names: dict[str, Tensor]) -> list[str]:
-    """Return no prefix, and the first one and two parts of all names, each once."""
+    """Return no prefix, and the first one to three parts of all names, each once."""
     found = {"": None}
     for name in names:
         parts = name.split(".")
-        for length in range(1, min(3, len(parts))):
+        for length in range(1, min(4, len(parts))):
             found[".".join(parts[:length]) + "."] = None
     return list(found)
 

@@ -19,6 +19,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from .backbones import TOKENIZER
 from .checkpoints import BestCheckpoint
 from .errors import UserError, called_by_harness
 from .explain import check_settings_file, explain
@@ -58,6 +59,9 @@ CHANGEABLE = {
     "trainer.profiler",
     "trainer.strategy",
 }
+# Arguments that are given to the model, and to the data module if it has them as well: data are made for the
+# pretrained model that learns from them.
+BACKBONE = ("backbone", "backbone_config")
 CHANGEABLE_GROUPS = ("early_stopping.", "tracking.", "trainer.logger.", "trainer.strategy.")
 
 
@@ -155,6 +159,9 @@ class Settings(LightningCLI):
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
+        for name in BACKBONE:
+            if takes(self.model_class, name) and takes(self.datamodule_class, name):
+                parser.link_arguments(f"model.{name}", f"data.{name}")
         for name in linked_names(self.model_class, self.datamodule_class):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         common = help_texts(parser)
@@ -219,6 +226,11 @@ class Settings(LightningCLI):
         if self.config.compile:
             compile_parts(self.model)
 
+    def use_tokenizer_of(self, run: Path) -> None:
+        """Let the data module take what it needs of a pretrained model from the folder of a run."""
+        if self.config.get("data.backbone"):
+            self.config["data.backbone"] = str(run / TOKENIZER)
+
     def owner(self, hook: str) -> LightningModule | LightningDataModule:
         """Return whose hook Lightning calls: loaders come from the data module if there is one."""
         if hook.endswith("_dataloader") and self.datamodule is not None:
@@ -237,6 +249,11 @@ class Settings(LightningCLI):
                 raise
             where = {name: self.config.trainer[name] for name in ("accelerator", "devices", "strategy")}
             raise UserError(f"the trainer refuses its settings ({where}): {error}") from error
+
+
+def takes(cls: type | None, name: str) -> bool:
+    """Return whether the constructor of a class has an argument of this name."""
+    return cls is not None and name in signature(cls).parameters
 
 
 def linked_names(model_class: type, datamodule_class: type | None) -> list[str]:

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from .backbones import load_weights
 from .checkpoints import newest_checkpoint
 from .curves import draw_learning_curves
 from .errors import UserError
@@ -25,7 +26,7 @@ from .notes import DataNotes
 from .pictures import TestPictures
 from .records import flat
 from .resume import Resume
-from .settings import Settings, refuse_changes
+from .settings import Settings, refuse_changes, takes
 from .signals import Signals
 from .stopping import lasts_longer
 from .tracking import Tracking
@@ -58,6 +59,8 @@ class Training(Settings):
         super().__init__(model_class, datamodule_class, folder / "config.yaml", args)
 
     def before_instantiate_classes(self) -> None:
+        if not self.config.resume:
+            self.describe_backbone()
         super().before_instantiate_classes()
         self.lasts_longer = False
         self.resume_from: Path | None = None
@@ -68,12 +71,35 @@ class Training(Settings):
             self.folder = RunFolder(
                 new_run(Path(self.config.trainer.default_root_dir or self.project / "runs"))
             )
+        if self.resume_from is not None:
+            self.use_tokenizer_of(self.folder.path)
         self.refuse_nothing_to_train()
         path = self.folder.path
         self.config["trainer.default_root_dir"] = str(path)
         if isinstance(self.config.trainer.logger, Namespace):
             self.config["trainer.logger.init_args.save_dir"] = str(path)
         self.name_checkpoints()
+
+    def describe_backbone(self) -> None:
+        """Fetch for a new run what is to be known of a pretrained model; it becomes one of the settings.
+
+        Raises:
+            UserError: If the data module cannot make data for one.
+        """
+        name = self.config.model.get("backbone")
+        if not takes(self.model_class, "backbone_config"):
+            return  # a setting of the user's own
+        found = None
+        if name is not None:
+            if not hasattr(self.datamodule_class, "describe_backbone"):
+                raise UserError(
+                    f"model.backbone must be null (got {name}): there is no pretrained model for such data "
+                    "(the data module has no describe_backbone)"
+                )
+            found = self.datamodule_class.describe_backbone(name)
+        for part in ("model", "data"):
+            if f"{part}.backbone_config" in self.config:
+                self.config[f"{part}.backbone_config"] = found
 
     def continue_run(self) -> None:
         """Refuse settings that make another training of the run; leave if there is nothing to do."""
@@ -116,6 +142,8 @@ class Training(Settings):
             checkpoint.enable_version_counter = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        if self.resume_from is None and self.config.model.get("backbone_config"):
+            load_weights(self.config.model.backbone, self.model)
         if self.init_from and self.resume_from is None:
             start_from(self.init_from, self.model)
         show_bar = sys.stdout.isatty() and self.config.trainer.enable_progress_bar is not False
