@@ -4,6 +4,9 @@ Run in the folder of a generated project: `python brute_force.py CASE...`. It pr
 case: the number of points, and those that ended differently, or the error of a start that failed. All cases
 run in one process, because importing Lightning takes longer than most of them. The user's code of a case is
 a file of tests/plain.
+
+With LOCAL_RANK, WORLD_SIZE and the like set, it is one of several processes that train each case together;
+ROOT is then a folder that they share.
 """
 
 import contextlib
@@ -24,12 +27,14 @@ from unittest.mock import patch  # raises AttributeError if what it patches does
 import torch
 import yaml
 from chaos import equal
+from torch import distributed
 
 sys.path.insert(0, str(Path(__file__).resolve().with_name("plain")))
 sys.path.insert(0, str(Path.cwd()))
 import train
 
 PACKAGE = train.DataModule.__module__.removesuffix(".data")
+agreement = importlib.import_module(f"{PACKAGE}.harness.agreement")
 loaders = importlib.import_module(f"{PACKAGE}.harness.loaders")
 pictures = importlib.import_module(f"{PACKAGE}.harness.pictures")
 resume = importlib.import_module(f"{PACKAGE}.harness.resume")
@@ -135,6 +140,10 @@ CASES = {
     # The negative control: with Lightning's own loaders no point may end the same.
     "ordinary_loader": ("classifier", {"trainer.max_epochs": 3}),
 }
+
+
+RANK = int(os.environ.get("LOCAL_RANK", 0))
+PROCESSES = int(os.environ.get("WORLD_SIZE", 1))
 
 
 class RunError(Exception):
@@ -256,10 +265,18 @@ def digest(weights: dict) -> str:
     return values.hexdigest()
 
 
+def wait_for_others() -> None:
+    """Wait until all processes are here."""
+    if PROCESSES > 1:
+        distributed.barrier()
+
+
 def brute_force(case: str, root: Path) -> dict:
     """Train once with a copy of the run's folder at each step, then go on from each copy."""
     file, settings = CASES[case]
     flags = [f"--trainer.default_root_dir={root / case}"]
+    if PROCESSES > 1:
+        flags += [f"--trainer.devices={PROCESSES}", "--trainer.strategy=ddp"]
     for name, value in {**SMALL, **OF_FILE.get(file, {}), **settings}.items():
         text = value if isinstance(value, str) else json.dumps(value)
         flags.append(f"--{name}={text}")
@@ -271,17 +288,23 @@ def brute_force(case: str, root: Path) -> dict:
         if batch_idx is not None:  # not at the end
             self.next_save = 0.0  # again before the next step
             copies.append(root / f"{case}-{len(copies)}")
-            shutil.copytree(self.folder.path, copies[-1])
+            if RANK == 0:
+                shutil.copytree(self.folder.path, copies[-1])
 
     with patch.object(resume.Resume, "save", save_and_copy):
         run(*flags)
+    wait_for_others()
     (folder,) = (root / case).iterdir()
     expected = result(folder)
     different = []
     for number, copy in enumerate(copies):
-        shutil.rmtree(folder)
-        copy.rename(folder)
+        wait_for_others()
+        if RANK == 0:
+            shutil.rmtree(folder)
+            copy.rename(folder)
+        wait_for_others()
         run("--resume", str(folder))
+        wait_for_others()
         names = differences(expected, result(folder))
         if names:
             different.append([number, names])
@@ -296,7 +319,8 @@ def main() -> None:
     os.environ["WANDB_MODE"] = "disabled"
     torch.set_num_threads(1)
     with (
-        tempfile.TemporaryDirectory() as root,
+        tempfile.TemporaryDirectory() as own,
+        patch.object(agreement, "SECONDS", 0.0),  # processes ask each other at each step
         patch.object(training, "draw_learning_curves", draw_nothing),
         patch.object(pictures, "draw_confusion_matrix", draw_nothing),
         patch.object(pictures, "draw_examples", draw_nothing),
@@ -306,7 +330,7 @@ def main() -> None:
         for case in sys.argv[1:] or CASES:
             with users_code(case):
                 try:
-                    answer = brute_force(case, Path(root))
+                    answer = brute_force(case, Path(os.environ.get("ROOT", own)))
                 except RunError as error:
                     answer = {"error": str(error)}
             print(json.dumps({"case": case, **answer}), flush=True)

@@ -1,10 +1,11 @@
 """A run goes on bit for bit, from the checkpoint before any of its steps; brute_force.py has the cases."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
-from project import run
+from project import run, start
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +58,17 @@ POINTS = {
     "transformer": 6,
     "unusual_weights": 6,
 }
+SCRIPT = str(Path(__file__).with_name("brute_force.py"))
+# The same with two processes, each with half of the batches where the data are dealt out to them.
+POINTS_OF_TWO = {
+    "shipped": 6,
+    "classifier": 9,
+    "plateau": 4,
+    "stream": 12,
+    "combined": 6,
+    "language": 4,
+    "own_accumulation": 6,
+}
 # In the added epoch StochasticWeightAveraging has taken its scheduler away; no step needs it any more.
 KNOWN = {"stochastic_average": [[9, ["last.ckpt callbacks", "last.ckpt lr_schedulers"]]]}
 
@@ -71,13 +83,18 @@ def answers(bake, tmp_path_factory) -> dict[str, dict]:
 
 def brute_force(project: Path, cases: list[str], home: Path) -> dict[str, dict]:
     """Return what brute_force.py found in each case."""
-    script = str(Path(__file__).with_name("brute_force.py"))
-    done = run(project, [script, *cases], home=home, timeout=560)
+    done = run(project, [SCRIPT, *cases], home=home, timeout=560)
     assert done.code == 0, done.err
+    return read_answers(done.out)
+
+
+def read_answers(lines: str) -> dict[str, dict]:
+    """Return what brute_force.py printed, by case."""
     answers = {}
-    for line in done.out.splitlines():
-        answer = json.loads(line)
-        answers[answer["case"]] = answer
+    for line in lines.splitlines():
+        if line.startswith("{"):
+            answer = json.loads(line)
+            answers[answer["case"]] = answer
     return answers
 
 
@@ -106,3 +123,35 @@ def test_sounds_are_changed_in_the_same_way_again(bake, tmp_path):
     found = brute_force(bake(accept_hooks=False, task="audio"), ["shipped"], tmp_path)["shipped"]
     assert found.get("different") == [], found
     assert found["points"] == POINTS["shipped"]
+
+
+@pytest.fixture(scope="module")
+def answers_of_two(bake, tmp_path_factory) -> dict[str, dict]:
+    """Run cases with two processes, which train together again and again."""
+    project = bake(accept_hooks=False)
+    home = tmp_path_factory.mktemp("home")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    together = {
+        "WORLD_SIZE": "2",
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ROOT": str(tmp_path_factory.mktemp("runs")),
+    }
+    both = []
+    for rank in range(2):
+        variables = together | {"LOCAL_RANK": str(rank)}
+        both.append(start(project, home, " ".join([SCRIPT, *POINTS_OF_TWO]), variables))
+    outputs = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], outputs
+    return read_answers(outputs[0])
+
+
+@pytest.mark.parametrize("case", POINTS_OF_TWO)
+def test_every_step_of_two_processes_is_a_point_to_go_on_from(answers_of_two, case):
+    answer = answers_of_two[case]
+    assert "error" not in answer, answer["error"]
+    assert answer["different"] == []
+    assert answer["points"] == POINTS_OF_TWO[case]

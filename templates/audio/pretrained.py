@@ -56,8 +56,8 @@ class Pretrained(nn.Module):
         self.rate = description["rate"]
         self.normalize = description["normalize"]
         self.masked = description["mask"]
-        scale: list[float] = settings.get("target_scale") or [0.0, 1.0]
-        self.target_mean, self.target_std = scale
+        target_scale: list[float] = settings.get("target_scale") or [0.0, 1.0]
+        self.target_mean, self.target_std = target_scale
         self.backbone = build(description["model"])
         self.head = nn.Sequential(
             nn.Dropout(settings.get("dropout", 0.1)),

@@ -264,7 +264,7 @@ class DataModule(LightningDataModule):
             target_scale = [float(labels.mean()), float(labels.std()) or 1.0]
         else:
             classes = known_classes(self.parts, self.hparams.fold)
-        looks: dict[str, Any] = {"channels": 1, "size": [8, 8], "value_range": None}
+        looks: dict = {"channels": 1, "size": [8, 8], "value_range": None}
         if settings.path is not None:
             seen = look_at(sample_of(images), look, settings.skip_unreadable)
             looks = describe(

@@ -59,8 +59,8 @@ class Pretrained(nn.Module):
         refuse_other_settings(settings, Network, used)
         self.size = description["size"]
         self.channels = settings.get("channels", 3)
-        scale: list[float] = settings.get("target_scale") or [0.0, 1.0]
-        self.target_mean, self.target_std = scale
+        target_scale: list[float] = settings.get("target_scale") or [0.0, 1.0]
+        self.target_mean, self.target_std = target_scale
         self.mean = nn.Buffer(torch.tensor(description["mean"])[:, None, None], persistent=False)
         self.std = nn.Buffer(torch.tensor(description["std"])[:, None, None], persistent=False)
         self.backbone = build(description["model"])

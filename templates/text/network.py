@@ -88,8 +88,7 @@ class Backbone(nn.Module):
         kept = self.word_dropout(mask.to(x.dtype))
         x = (x + position) * kept
         features = [x.sum(dim=1) / mask.sum(dim=1)]
-        for conv in self.convs:
-            more = conv.kernel_size[0] - 1
+        for more, conv in enumerate(self.convs):  # words that it sees beside one
             padded = F.pad(x.mT, (more // 2, more - more // 2))
             seen = F.relu(conv(padded)) * mask.mT  # (B, channels, W)
             features.append(seen.amax(dim=2))

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities import CombinedLoader, rank_zero_info
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from . import private
@@ -75,6 +77,11 @@ class ExactLoaders(Quiet):
         """
         if trainer.val_check_interval is None:
             rank_zero_info("validation follows the clock, so a resumed run will not be exact")
+        if averages_own_statistics(trainer):
+            rank_zero_info(
+                "each process averages its own statistics of batch normalisation, of which only those of the "
+                "first are saved, so a resumed run will not be exact: see --trainer.sync_batchnorm true"
+            )
         known = True
         for loader in self.training_loaders(trainer):
             again = loader.load_again()
@@ -117,6 +124,15 @@ def exact_loader(loader: DataLoader, reader: Reader) -> DataLoader:
     settings["order"] = SeededIndices(indices, exact, [loader, loader.sampler, loader.batch_sampler])
     settings[name] = exact.order
     return exact
+
+
+def averages_own_statistics(trainer: Trainer) -> bool:
+    """Return whether a callback averages what differs between the processes."""
+    averages = any(isinstance(callback, WeightAveraging) for callback in trainer.callbacks)
+    if trainer.world_size == 1 or not averages:
+        return False
+    kinds = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # not SyncBatchNorm
+    return any(isinstance(module, kinds) for module in trainer.lightning_module.modules())
 
 
 def share_of_process(loader: DataLoader, trainer: Trainer) -> list[list[int]] | None:

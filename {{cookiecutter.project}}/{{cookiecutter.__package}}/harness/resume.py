@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 from torchmetrics import Metric
 
 from . import private
+from .agreement import Agreement
 from .checkpoints import WholeCheckpoints, refuse_full_disk
 from .draws import set_seed_everywhere
 from .errors import UserError
@@ -65,6 +66,7 @@ class Resume(Quiet):
         self.tracking = tracking
         self.lasts_longer = lasts_longer
         self.next_save = 0.0
+        self.agreement = Agreement()
         self.began = False
         self.ready = False
         self.saving = False
@@ -126,7 +128,7 @@ class Resume(Quiet):
         whole_step = batch_idx % trainer.accumulate_grad_batches == 0
         if not self.began and has_lazy_layers(pl_module):
             whole_step = False  # the first step makes them; there is nothing to save before
-        if whole_step and trainer.strategy.reduce_boolean_decision(due, all=False):
+        if whole_step and self.agreement.is_wanted(trainer, due):
             self.save(trainer, batch_idx)
         place = self.loaders.place.seed, trainer.current_epoch, batch_idx, trainer.global_rank
         set_seed_everywhere(trainer, "step", *place)
