@@ -12,6 +12,7 @@ import logging
 import multiprocessing.process
 import os
 import runpy
+import shlex
 import select
 import shutil
 import signal
@@ -428,7 +429,7 @@ def _in_this_process(project: str, command: str) -> Done:
     """Run a script as a new Python would; return what it left."""
     os.chdir(project)
     sys.path[0] = project
-    sys.argv = command.split()
+    sys.argv = shlex.split(command)
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
