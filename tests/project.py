@@ -12,8 +12,8 @@ import logging
 import multiprocessing.process
 import os
 import runpy
-import shlex
 import select
+import shlex
 import shutil
 import signal
 import subprocess
