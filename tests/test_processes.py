@@ -76,6 +76,7 @@ def test_the_number_of_processes_changes_results_by_rounding_only(bake, tmp_path
     """The same global batches, which `overfit_batches` keeps in order: of 16 rows, or twice of 8."""
     project = bake(accept_hooks=False, task="tabular")
     same = "--model.dropout 0 --trainer.overfit_batches 5 --trainer.max_epochs 10 --trainer.accelerator cpu"
+    same += " --model.lr 0.002"  # AdamW makes of rounding a step of up to this size
     weights = []
     for name, flags in {"one": "--data.batch_size 16", "two": f"--data.batch_size 8 {TWO} ddp"}.items():
         command = f"train.py {layer}{same} {flags} --trainer.default_root_dir {name}"
@@ -86,7 +87,7 @@ def test_the_number_of_processes_changes_results_by_rounding_only(bake, tmp_path
         assert checkpoint["global_step"] == 50
         weights.append(checkpoint["state_dict"])
     for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(weights[1][name], value, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -242,7 +242,7 @@ def test_accumulation_clipping_and_profilers_work_by_flag(table, home):
     assert [result.code for result in done] == [0] * 5, "".join(result.err for result in done)
     halves, wholes = (result(only_run(table / name))["last.ckpt state_dict"] for name in ("halves", "wholes"))
     for name, value in halves.items():
-        torch.testing.assert_close(wholes[name], value, atol=1e-6, rtol=0)
+        torch.testing.assert_close(wholes[name], value, atol=1e-5, rtol=0)
     norms = [float(line) for line in (table / "norms").read_text().splitlines()]
     assert norms == pytest.approx([0.01] * 15, rel=1e-3)
     assert re.search(r"run_training_epoch\s+\|", done[3].err + done[3].out)
