@@ -13,6 +13,7 @@ import multiprocessing.process
 import os
 import runpy
 import select
+import shlex
 import shutil
 import signal
 import subprocess
@@ -428,7 +429,7 @@ def _in_this_process(project: str, command: str) -> Done:
     """Run a script as a new Python would; return what it left."""
     os.chdir(project)
     sys.path[0] = project
-    sys.argv = command.split()
+    sys.argv = shlex.split(command)
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

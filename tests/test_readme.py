@@ -174,7 +174,7 @@ def test_commands_for_the_data_of_other_tasks_name_settings(bake, task, tmp_path
     jobs = []
     for line in dict.fromkeys(line for page in [project / "README.md", *DOCS] for line in commands(page)):
         if task_of(line) == task and "train.py" in line:
-            jobs.append(line.removeprefix("python ").replace("'", "") + " --print_config")
+            jobs.append(line.removeprefix("python ") + " --print_config")
     assert jobs
     for job, done in zip(jobs, run_many(project, jobs, home=tmp_path), strict=True):
         assert done.code == 0, f"{job}\n{done.err}"

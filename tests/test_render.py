@@ -165,9 +165,9 @@ def test_each_task_and_license_has_its_templates():
     assert {path.name for path in (VARIANTS / "licenses").iterdir()} == set(LICENSES)
     for task in TASKS:
         own = {
-            "image": {"images.py", "augment.py"},
-            "audio": {"sounds.py", "augment.py"},
-            "text": {"texts.py"},
+            "image": {"images.py", "augment.py", "pretrained.py"},
+            "audio": {"sounds.py", "augment.py", "pretrained.py"},
+            "text": {"texts.py", "pretrained.py"},
             "tabular": set(),
             "blank": {"model.py"},
         }

@@ -88,8 +88,9 @@ def test_a_blank_project_is_the_same_without_what_only_other_tasks_use(projects)
     machinery = {path.name for path in (blank / "my_project" / "harness").glob("*.py")}
     assert machinery == imported(blank)
     left_out = {name for name in others - files if "harness" not in name}
-    tasks_own = {"experiments/finetune.yaml", "folds.yaml", "tests/test_example.py"}
-    assert left_out == {*tasks_own, "my_project/images.py", "my_project/augment.py"}
+    tasks_own = {"experiments/finetune.yaml", "experiments/pretrained.yaml", "folds.yaml"}
+    tasks_own |= {f"my_project/{name}.py" for name in ("augment", "images", "pretrained")}
+    assert left_out == {*tasks_own, "tests/test_example.py"}
     same = [name for name in files if name.endswith((".py", ".sh")) and name not in OWN]
     for name in set(same) - {"my_project/model.py", "predict.py"}:
         assert (blank / name).read_bytes() == (other / name).read_bytes(), name

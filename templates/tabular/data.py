@@ -303,7 +303,7 @@ class DataModule(LightningDataModule):
     def batch_size(self) -> int:
         """Rows in a batch, on each device."""
         if self.hparams.path is None:
-            return self.hparams.batch_size or 16
+            return self.hparams.batch_size or 32
         world_size = 1 if self.trainer is None else self.trainer.world_size
         rows = len(self.train_set)
         usual = usual_batch_size(rows)

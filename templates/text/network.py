@@ -10,17 +10,16 @@ FIRST = 8  # words that are known by their place as well
 
 
 def number_words(tokens: Tensor) -> Tensor:
-    """Return the number of the word that each byte belongs to, int64 (B, L).
+    """Return the number of the word that each byte belongs to, int64 (B, L), for texts in lower case.
 
     A word is a run of letters and digits, and what follows it up to the next one: spaces and other signs.
     The first word has number 1, what is before it 0. Chinese and Japanese are written without spaces: each of
     their characters is a word. A text of L bytes has at most L / 2 + 1 words.
     """
     digit = (tokens >= ord("0")) & (tokens <= ord("9"))
-    capital = (tokens >= ord("A")) & (tokens <= ord("Z"))
-    small = (tokens >= ord("a")) & (tokens <= ord("z"))
+    latin = (tokens >= ord("a")) & (tokens <= ord("z"))
     other = tokens >= 128  # UTF-8 spells all letters that are not ASCII with such bytes
-    letter = digit | capital | small | other
+    letter = digit | latin | other
     after_letter = F.pad(letter[:, :-1], (1, 0))
     ideograph = (tokens >= 0xE3) & (tokens <= 0xE9)  # the first of its three bytes
     starts = (letter & ~after_letter) | ideograph
@@ -44,9 +43,9 @@ class WordVectors(nn.Module):
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return vectors of words (B, W, width), and whether a text has so many, bool (B, W, 1)."""
         length = tokens.shape[1]
-        number = number_words(tokens)  # (B, L)
         capital = (tokens >= ord("A")) & (tokens <= ord("Z"))
         lower = tokens + 32 * capital
+        number = number_words(lower)  # (B, L)
         followed = F.pad(lower, (0, LONGEST))
         hashes = torch.zeros_like(tokens)
         found = []

@@ -508,7 +508,7 @@ def test_the_network_learns_what_a_gap_and_a_new_value_mean(expected):
     ("numbers", "bins"),
     [
         (np.random.default_rng(0).normal(size=2000) ** 3, 48),
-        (np.random.default_rng(0).normal(size=80), 5),  # few rows
+        (np.random.default_rng(0).normal(size=200), 5),  # few rows
         (np.arange(3000) % 3, 2),  # few values
         (1e9 + np.arange(3000) // 64 * 64, 46),  # as float32 tells them apart
         (np.full(900, 7.0), 0),

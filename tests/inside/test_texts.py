@@ -10,6 +10,7 @@ import pytest
 import torch
 from my_project.data import DataModule
 from my_project.harness.errors import UserError
+from my_project.network import Network, number_words
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 
@@ -297,3 +298,29 @@ def test_many_texts_take_the_memory_of_their_bytes(tmp_path):
     assert texts.content.numel() == 100 * count
     assert texts.content.data_ptr() == data.test_set.texts.content.data_ptr()
     assert not any(isinstance(value, pl.Series) for part in data.parts.values() for value in part)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a bc, d", [1, 1, 2, 2, 2, 2, 3]),
+        ('"it\'s" 10', [0, 1, 1, 1, 2, 2, 2, 3, 3]),
+        ("größer", [1] * 8),
+        ("日本 x", [1, 1, 1, 2, 2, 2, 2, 3]),
+        ("?! ", [0, 0, 0]),
+    ],
+)
+def test_network_finds_words_in_any_script(text, expected):
+    tokens = torch.tensor([list(text.encode())])
+    assert number_words(tokens).tolist() == [expected]
+
+
+def test_network_reads_words_by_their_neighbours_and_in_either_case():
+    torch.manual_seed(0)
+    network = Network(num_classes=3).eval()
+    texts = ["who found what", "WHO found What", "what found who"]
+    tokens = torch.tensor([list(text.encode()) for text in texts])
+    with torch.no_grad():
+        scores = network(tokens)
+    torch.testing.assert_close(scores[0], scores[1])
+    assert (scores[0] - scores[2]).abs().max() > 1e-3

@@ -16,7 +16,7 @@ from .kinds import is_whole, list_setting
 
 PARTS = ("year", "month", "day", "weekday", "hour")
 MOST_BINS = 48
-ROWS_IN_A_BIN = 16  # at least, or a bin would learn single rows by heart
+ROWS_IN_A_BIN = 40  # at least, or a bin would learn single rows by heart
 ROWS_FOR_EDGES = 100_000  # more would make the start slower, and move the edges hardly at all
 
 
