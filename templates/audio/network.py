@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+RANGE = 8.0  # of the logarithm of power that is heard, down from the loudest: 35 dB
+
 
 class LogMel(nn.Module):
     """Turn samples (B, T) into the logarithm of their power in mel bands: (B, 1, bands, frames).
@@ -67,6 +69,8 @@ class Backbone(nn.Module):
         frames = torch.arange(x.shape[3], device=x.device)
         mask = frames <= lengths[:, None] // self.spectrogram.hop  # (B, frames)
         mask = mask[:, None, None]  # (B, 1, 1, frames)
+        floor = x.amax(dim=(1, 2, 3), keepdim=True) - RANGE
+        x = torch.maximum(x, floor)  # the noise of a recording says nothing of what is recorded
         loudness = average(x.mean(dim=2, keepdim=True), mask)  # (B, 1)
         x = (x - loudness[..., None, None]) * mask
         mask = mask[..., ::2]
