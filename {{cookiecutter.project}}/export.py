@@ -217,6 +217,7 @@ def exported(predictor: Predictor, example: Any, other: Any, run: TrainedRun) ->
         UserError: If torch cannot export it.
     """
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which is not needed
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it guesses the type of empty lists, rightly
     warnings.filterwarnings("ignore", message="# The axis name")  # inputs share the batch
     inputs = named_tensors(run.model, example)
     others = named_tensors(run.model, other)
