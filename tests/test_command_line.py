@@ -157,7 +157,7 @@ def test_help_names_every_kind_of_setting(project, tmp_path):
         assert done.code == 0
         for setting in (
             "--config",
-            "--model.width 32",
+            "--model.width 24",
             "--data.batch_size null",
             "--trainer.accelerator auto",
         ):
