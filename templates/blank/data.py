@@ -36,13 +36,15 @@ class DataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         workers = self.hparams.num_workers
-        return DataLoader(self.train_set, self.hparams.batch_size, shuffle=True, num_workers=workers)
+        return DataLoader(
+            self.train_set, batch_size=self.hparams.batch_size, shuffle=True, num_workers=workers
+        )
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val_set, self.hparams.batch_size)
+        return DataLoader(self.val_set, batch_size=self.hparams.batch_size)
 
     def test_dataloader(self) -> DataLoader:
-        return DataLoader(self.test_set, self.hparams.batch_size)
+        return DataLoader(self.test_set, batch_size=self.hparams.batch_size)
 
     def predict_dataloader(self) -> DataLoader:
         return self.test_dataloader()
