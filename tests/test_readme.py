@@ -147,7 +147,7 @@ def test_commands_of_the_generated_project_and_of_the_docs(project, tmp_path):
         if line in ELSEWHERE or task_of(line) != "image":
             continue
         assert line.startswith("python ")
-        command = line.removeprefix("python ").replace("<id>", name).replace("'", "")
+        command = line.removeprefix("python ").replace("<id>", name)
         if "--resume" not in command:  # a run that goes on keeps its settings
             command = command.replace("train.py", f"train.py {TINY}")
         if "ddp" in command:
