@@ -29,9 +29,12 @@ OF_SOME = {  # tasks
     "my_project/sounds.py",
     "my_project/texts.py",
     "my_project/augment.py",
+    "my_project/pretrained.py",
+    "experiments/pretrained.yaml",
 }
 # How many lines of other files may name the task: texts, requirements, settings.
-NAMING = {"README.md": 45, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1}
+NAMING = {"README.md": 45, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1, "sweep.yaml": 1}
+NAMING["requirements.txt"] = 4
 
 
 @pytest.fixture(scope="module")
