@@ -5,16 +5,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 LONGEST = 5  # bytes of the longest n-gram
+LONGEST_WORD = 16  # bytes by which words are told apart
+WORD_SHARE = 4.0  # how much the vector of a whole word counts, beside those of its n-grams
 PRIME = 2**31 - 1
 FIRST = 8  # words that are known by their place as well
 
 
-def number_words(tokens: Tensor) -> Tensor:
-    """Return the number of the word that each byte belongs to, int64 (B, L), for texts in lower case.
+def find_words(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which bytes start a word, and which continue one, bool (B, L), for texts in lower case.
 
-    A word is a run of letters and digits, and what follows it up to the next one: spaces and other signs.
-    The first word has number 1, what is before it 0. Chinese and Japanese are written without spaces: each of
-    their characters is a word. A text of L bytes has at most L / 2 + 1 words.
+    A word is a run of letters and digits. Chinese and Japanese are written without spaces: each of their
+    characters is a word. A text of L bytes has at most L / 2 + 1 words.
     """
     digit = (tokens >= ord("0")) & (tokens <= ord("9"))
     latin = (tokens >= ord("a")) & (tokens <= ord("z"))
@@ -23,15 +24,15 @@ def number_words(tokens: Tensor) -> Tensor:
     after_letter = F.pad(letter[:, :-1], (1, 0))
     ideograph = (tokens >= 0xE3) & (tokens <= 0xE9)  # the first of its three bytes
     starts = (letter & ~after_letter) | ideograph
-    return starts.cumsum(dim=1)
+    return starts, letter & ~starts
 
 
 class WordVectors(nn.Module):
-    """Add up, for each word, learned vectors of all runs of one to five bytes that start in it.
+    """Add up, for each word, its learned vector and those of all runs of one to five bytes that start in it.
 
     So Bojanowski et al. 2017 (arXiv:1607.04606) spell words that were not seen in training. Here the runs go
-    on into the next word, which tells how it begins. There are so many different runs that they share
-    vectors, by a hash.
+    on into the next word, which tells how it begins. There are so many different words and runs that they
+    share vectors, by a hash.
     """
 
     def __init__(self, buckets: int, width: int):
@@ -41,23 +42,37 @@ class WordVectors(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Return vectors of words (B, W, width), and whether a text has so many, bool (B, W, 1)."""
+        """Return vectors of words (B, W, width), and whether a text has so many, bool (B, W, 1).
+
+        Word 0 is what stands before the first one; signs and spaces belong to the word before them.
+        """
         length = tokens.shape[1]
+        buckets = self.embedding.num_embeddings
         capital = (tokens >= ord("A")) & (tokens <= ord("Z"))
         lower = tokens + 32 * capital
-        number = number_words(lower)  # (B, L)
-        followed = F.pad(lower, (0, LONGEST))
+        starts, continues = find_words(lower)
+        followed = F.pad(lower, (0, LONGEST_WORD))
+        continued = F.pad(continues, (0, LONGEST_WORD))
+        within = starts  # whether the run that begins at a byte is the beginning of a word
+        whole = torch.zeros_like(tokens)
         hashes = torch.zeros_like(tokens)
         found = []
-        inside = []
-        for n in range(LONGEST):  # the hashes of all runs of n + 1 bytes, from those of n
+        shares = []
+        for n in range(LONGEST_WORD):  # the hashes of all runs of n + 1 bytes, from those of n
             last = followed[:, n : n + length]  # (B, L)
             hashes = (hashes * 257 + last) % PRIME
-            found.append(hashes * 48271 % PRIME % self.embedding.num_embeddings)
-            inside.append(last > 0)
-        vectors = self.embedding(torch.stack(found, dim=2))  # (B, L, 5, width)
-        shares = torch.stack(inside, dim=2).to(vectors.dtype)  # (B, L, 5)
-        at_bytes = shares.unsqueeze(2) @ vectors  # (B, L, 1, width)
+            if n > 0:
+                within = within & continued[:, n : n + length]
+            whole = torch.where(within, hashes, whole)
+            if n < LONGEST:
+                found.append(hashes * 48271 % PRIME % buckets)
+                shares.append((last > 0).float())
+        found.append(whole * 69621 % PRIME % buckets)
+        shares.append(WORD_SHARE * starts)
+        vectors = self.embedding(torch.stack(found, dim=2))  # (B, L, 6, width)
+        weights = torch.stack(shares, dim=2).to(vectors.dtype)  # (B, L, 6)
+        at_bytes = weights.unsqueeze(2) @ vectors  # (B, L, 1, width)
+        number = starts.cumsum(dim=1)  # of the word that a byte belongs to
         words = torch.arange(length // 2 + 2, device=tokens.device)
         belongs = words.unsqueeze(1) == number.unsqueeze(1)  # (B, W, L)
         summed = belongs.to(vectors.dtype) @ at_bytes.squeeze(2)  # (B, W, width)
