@@ -108,7 +108,7 @@ def test_what_is_loaded_is_said_and_the_backbone_is_frozen_first(project, pretra
         assert done.code == 0, done.err
 
     head = ["network.head.1.weight", "network.head.1.bias"]
-    shapes = "network.head.1.weight [5, 64], network.head.1.bias [5]"  # as many classes, but others
+    shapes = "network.head.1.weight [5, 48], network.head.1.bias [5]"  # as many classes, but others
     for line in (
         f"Weights from {pretrained}, for other classes",
         "  loaded:  network.backbone (38 tensors)",

@@ -216,12 +216,14 @@ def story(request, bake, models, home) -> Story:
         "evaluate": "evaluate.py RUN --trainer.limit_test_batches 2",
         "predict": f"predict.py RUN {inputs(project, task)[0]}",
         "export": "export.py RUN",
-        "other": "evaluate.py RUN --model.backbone some/model",
-        "copy": "copy.py",
-        "copied": "evaluate.py copied.ckpt --trainer.limit_test_batches 2",
-        "missing": f"train.py --model.backbone {FOLDER}",
-        "not fetched": "train.py --model.backbone some/model",
     }
+    if task in ("image", "text"):
+        jobs["copy"] = "copy.py"
+        jobs["copied"] = "evaluate.py copied.ckpt --trainer.limit_test_batches 2"
+    if task == "text":
+        jobs["other"] = "evaluate.py RUN --model.backbone some/model"
+        jobs["missing"] = f"train.py --model.backbone {FOLDER}"
+        jobs["not fetched"] = "train.py --model.backbone some/model"
     commands = []
     for command in jobs.values():
         commands.append((project, command.replace("RUN", "stopped/one")))
@@ -294,6 +296,7 @@ def error(done: Done) -> str:
     return line
 
 
+@pytest.mark.parametrize("story", ["image", "text"], indirect=True)
 def test_a_checkpoint_needs_no_run(story):
     """But for the tokenizer of texts, which is looked for beside it."""
     if story.task == "text":
@@ -303,6 +306,7 @@ def test_a_checkpoint_needs_no_run(story):
         assert story.done["copied"].out == story.done["evaluate"].out
 
 
+@pytest.mark.parametrize("story", ["text"], indirect=True)
 def test_what_is_not_there_is_refused_in_one_line(story):
     assert f"model.backbone is {FOLDER} in this run (got some/model)" in error(story.done["other"])
     assert f"model.backbone {FOLDER} is no folder" in error(story.done["missing"])

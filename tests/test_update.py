@@ -83,7 +83,7 @@ def make_older(folder: Path) -> None:
     package = project / "{{cookiecutter.__package}}"
     (project / "slurm.sh").unlink()
     (project / "old.py").write_text('"""Left the template."""\n')
-    edit(project / "requirements.txt", "torch==2.13.0", "torch==2.12.0")
+    edit(folder / "templates" / "image" / "requirements.txt", "torch==2.13.0", "torch==2.12.0")
     edit(project / "config.yaml", "log_every_n_steps: 10", "log_every_n_steps: 20")
     for path in [
         project / "train.py",

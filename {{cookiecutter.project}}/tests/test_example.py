@@ -63,7 +63,7 @@ def test_network_learns_one_batch_by_heart(data: DataModule):
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     batch = next(iter(data.train_dataloader()))
     first = model.training_step(batch, 0).item()
-    for _ in range(60):
+    for _ in range(120):
         loss = model.training_step(batch, 0)
         if loss < 0.1 * first:
             return
