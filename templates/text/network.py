@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+END = 256  # stands before and after a text, where bytes are 0 to 255
 LONGEST = 5  # bytes of the longest n-gram
 LONGEST_WORD = 16  # bytes by which words are told apart
 WORD_SHARE = 4.0  # how much the vector of a whole word counts, beside those of its n-grams
@@ -80,15 +81,50 @@ class WordVectors(nn.Module):
         return self.norm(summed), mask.unsqueeze(2)
 
 
-class Backbone(nn.Module):
-    """Turn bytes (B, L), where 0 is padding, into features of the text: (B, width + 3 * channels).
+class NGrams(nn.Module):
+    """Add up learned vectors of all runs of one to five bytes of a text, its start and end among them.
 
-    They are the mean of the words (Iyyer et al. 2015, doi:10.3115/v1/P15-1162, with their word dropout), and
-    the largest values of convolutions over one, two and three words (Kim 2014, arXiv:1408.5882).
+    This is fastText (Joulin et al. 2017, arXiv:1607.01759), which needs no words: it tells languages apart.
+    Input: bytes (B, L); output: (B, width).
+    """
+
+    def __init__(self, buckets: int, width: int, dropout: float):
+        super().__init__()
+        self.embedding = nn.Embedding(buckets, width)
+        nn.init.normal_(self.embedding.weight, std=0.1)
+        self.dropout = nn.Dropout(dropout)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        buckets = self.embedding.num_embeddings
+        started = F.pad(tokens, (1, 0), value=END)
+        marked = F.pad(started, (0, LONGEST))
+        places = torch.arange(tokens.shape[1] + 2, device=tokens.device)
+        end = (tokens > 0).sum(dim=1, keepdim=True) + 1  # (B, 1)
+        hashes = torch.zeros_like(places)
+        found = []
+        inside = []
+        for n in range(LONGEST):
+            hashes = (hashes * 257 + marked[:, n : n + len(places)]) % PRIME  # (B, L + 2)
+            found.append(hashes * 48271 % PRIME % buckets)
+            inside.append(places + n <= end)
+        vectors = self.embedding(torch.cat(found, dim=1))  # (B, 5 * (L + 2), width)
+        shares = self.dropout(torch.cat(inside, dim=1).to(vectors.dtype))  # (B, 5 * (L + 2))
+        total = shares.unsqueeze(1) @ vectors  # (B, 1, width)
+        return self.norm(total.squeeze(1))
+
+
+class Backbone(nn.Module):
+    """Turn bytes (B, L), where 0 is padding, into features of the text: (B, 2 * width + 3 * channels).
+
+    They are those of its n-grams, the mean of its words (Iyyer et al. 2015, doi:10.3115/v1/P15-1162, with
+    their word dropout), and the largest values of convolutions over one, two and three words (Kim 2014,
+    arXiv:1408.5882).
     """
 
     def __init__(self, buckets: int, width: int, channels: int, dropout: float, word_dropout: float):
         super().__init__()
+        self.ngrams = NGrams(buckets, width, dropout)
         self.words = WordVectors(buckets, width)
         self.position = nn.Parameter(0.02 * torch.randn(FIRST, width))
         self.convs = nn.ModuleList(nn.Conv1d(width, channels, size) for size in (1, 2, 3))
@@ -101,7 +137,7 @@ class Backbone(nn.Module):
         position = F.pad(self.position, (0, 0, 0, count))[:count]
         kept = self.word_dropout(mask.to(x.dtype))
         x = (x + position) * kept
-        features = [x.sum(dim=1) / mask.sum(dim=1)]
+        features = [self.ngrams(tokens), x.sum(dim=1) / mask.sum(dim=1)]
         for more, conv in enumerate(self.convs):  # words that it sees beside one
             padded = F.pad(x.mT, (more // 2, more - more // 2))
             seen = F.relu(conv(padded)) * mask.mT  # (B, channels, W)
@@ -110,7 +146,7 @@ class Backbone(nn.Module):
 
 
 class Network(nn.Module):
-    """Score a text by its words: by their mean, and by convolutions over neighbours.
+    """Score a text by its n-grams, and by its words: by their mean, and by convolutions over neighbours.
 
     Args:
         num_classes: Scores to return.
@@ -118,7 +154,7 @@ class Network(nn.Module):
         width: Features of each word.
         channels: Features of each convolution.
         buckets: Vectors that the n-grams share.
-        dropout: Share of the features of a text that training sets to zero.
+        dropout: Share of the features of a text that training sets to zero, and of the n-grams it leaves out.
         word_dropout: Share of the words that training leaves out.
     """
 
@@ -135,7 +171,7 @@ class Network(nn.Module):
         super().__init__()
         self.max_length = max_length
         self.backbone = Backbone(buckets, width, channels, dropout, word_dropout)
-        self.head = nn.Linear(width + 3 * channels, num_classes)
+        self.head = nn.Linear(2 * width + 3 * channels, num_classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return class scores (B, num_classes) for bytes (B, L), where 0 is padding."""
