@@ -33,7 +33,7 @@ OF_SOME = {  # tasks
     "experiments/pretrained.yaml",
 }
 # How many lines of other files may name the task: texts, requirements, settings.
-NAMING = {"README.md": 45, "config.yaml": 6, "pyproject.toml": 3, "predict.py": 1, "sweep.yaml": 1}
+NAMING = {"README.md": 45, "config.yaml": 6, "pyproject.toml": 5, "predict.py": 1, "sweep.yaml": 1}
 NAMING["requirements.txt"] = 4
 
 
