@@ -60,7 +60,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         pixels = write(Path(folder, "images"), count)
         print(f"{count} images, {pixels / 2**20:.0f} MB of pixels", flush=True)
-        place = project("image", folder)
+        place = project("image", Path(folder))
         (place / "watched.py").write_text(WATCH, encoding="utf-8")
         limits = "--trainer.max_steps 300 --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"
         command = [sys.executable, "watched.py", "--data.path", f"{folder}/images", "--model.width", "4"]

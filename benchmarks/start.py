@@ -136,7 +136,7 @@ def run_case(name: str, repeats: int = 3) -> None:
     """Print a row for each way to start."""
     task, write, goal = CASES[name]
     with tempfile.TemporaryDirectory() as temporary:
-        folder = project(task, temporary)
+        folder = project(task, Path(temporary))
         (folder / "watch.py").write_text(WATCH)
         flags = write(Path(temporary))
         steps = ["--trainer.max_steps", "2"]
