@@ -446,3 +446,22 @@ def test_what_a_model_has_learned_helps(bake, models, home):
         accuracies[name] = [float(value) for _, metric, value in rows if metric == "test/acc"][-1]
     assert accuracies["transferred"] > accuracies["random"] + 0.2, accuracies
     assert re.search(r"renamed: vit\.encoder\.(\S+) to network\.backbone\.\1, and others", done[5].err)
+
+
+def test_a_setting_of_this_name_is_the_users_own_in_other_code(bake, home):
+    """Model and data may both have a `backbone` that is no pretrained model: each keeps its own."""
+    project = bake(accept_hooks=False, task="blank")
+    for name, argument in {"data.py": "num_workers: int = 0", "model.py": "width: int = 32"}.items():
+        file = project / "my_project" / name
+        text = file.read_text(encoding="utf-8")
+        assert text.count(argument) == 1
+        file.write_text(text.replace(argument, f'{argument}, backbone: str = "own"'), encoding="utf-8")
+    train = "train.py --trainer.max_epochs 1 --data.backbone other --trainer.default_root_dir named"
+    again = "train.py --resume named/one --trainer.max_epochs 2"
+    done = run_in_turn(
+        [(project, train), (project, again), (project, "evaluate.py named/one")], home=home, variables=ALONE
+    )
+    assert [one.code for one in done] == [0, 0, 0], done
+    settings = (project / "named" / "one" / "config.yaml").read_text(encoding="utf-8")
+    assert "  backbone: own\n" in settings
+    assert "  backbone: other\n" in settings

@@ -159,8 +159,9 @@ class Settings(LightningCLI):
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
-        for name in BACKBONE:
-            if takes(self.model_class, name) and takes(self.datamodule_class, name):
+        both = (self.model_class, self.datamodule_class)
+        if all(takes(cls, name) for cls in both for name in BACKBONE):
+            for name in BACKBONE:
                 parser.link_arguments(f"model.{name}", f"data.{name}")
         for name in linked_names(self.model_class, self.datamodule_class):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
@@ -228,7 +229,7 @@ class Settings(LightningCLI):
 
     def use_tokenizer_of(self, run: Path) -> None:
         """Let the data module take what it needs of a pretrained model from the folder of a run."""
-        if self.config.get("data.backbone"):
+        if self.config.get("data.backbone_config"):  # not a `backbone` of the user's own
             self.config["data.backbone"] = str(run / TOKENIZER)
 
     def owner(self, hook: str) -> LightningModule | LightningDataModule:
