@@ -59,8 +59,8 @@ CHANGEABLE = {
     "trainer.profiler",
     "trainer.strategy",
 }
-# Arguments that are given to the model, and to the data module if it has them as well: data are made for the
-# pretrained model that learns from them.
+# Arguments that are given to the model, and to the data module as far as it has them: data are made for the
+# pretrained model that learns from them. Without a `backbone_config`, a `backbone` is something of the user's own.
 BACKBONE = ("backbone", "backbone_config")
 CHANGEABLE_GROUPS = ("early_stopping.", "tracking.", "trainer.logger.", "trainer.strategy.")
 
@@ -159,10 +159,10 @@ class Settings(LightningCLI):
         parser.link_arguments("checkpoint.monitor", "early_stopping.monitor")
         parser.link_arguments("checkpoint.mode", "early_stopping.mode")
         parser.link_arguments("trainer.default_root_dir", "trainer.logger.init_args.save_dir")
-        both = (self.model_class, self.datamodule_class)
-        if all(takes(cls, name) for cls in both for name in BACKBONE):
+        if takes(self.model_class, "backbone_config") and takes(self.datamodule_class, "backbone_config"):
             for name in BACKBONE:
-                parser.link_arguments(f"model.{name}", f"data.{name}")
+                if takes(self.datamodule_class, name):
+                    parser.link_arguments(f"model.{name}", f"data.{name}")
         for name in linked_names(self.model_class, self.datamodule_class):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         common = help_texts(parser)
@@ -229,7 +229,7 @@ class Settings(LightningCLI):
 
     def use_tokenizer_of(self, run: Path) -> None:
         """Let the data module take what it needs of a pretrained model from the folder of a run."""
-        if self.config.get("data.backbone_config"):  # not a `backbone` of the user's own
+        if self.config.get("data.backbone_config") and takes(self.datamodule_class, "backbone"):
             self.config["data.backbone"] = str(run / TOKENIZER)
 
     def owner(self, hook: str) -> LightningModule | LightningDataModule:
