@@ -63,7 +63,8 @@ clean:  ## remove .venv, build/ (with the demo's runs) and caches
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The template's folder is matched by * because BSD make expands its braces. The stamp is written last: a failed
-# install is tried again. --clear mends an environment that was left half made or has lost its Python.
+# install is tried again. --clear mends an environment that was left half made or has lost its Python. pip
+# 25.1 and newer show how far an installation is.
 $(STAMP): requirements-dev.txt
 	@command -v $(PYTHON) >/dev/null || \
 		{ echo "error: $(PYTHON) not found; name a Python 3.11 or newer: make PYTHON=/path/to/python" >&2; exit 1; }
@@ -75,10 +76,6 @@ $(STAMP): requirements-dev.txt
 		$(PYTHON) -m venv --clear .venv
 	@echo "Installing the pinned packages into .venv: minutes the first time, seconds later."
 	@rm -f $(STAMP)
-	@{ $(VENV) -m pip install --disable-pip-version-check --progress-bar off -r requirements-dev.txt && \
-		touch $(STAMP); } | awk -v all="$$(grep -c == requirements-dev.txt)" \
-		'match($$0, /[A-Za-z0-9._-]+==[^ ;,]+/) { name = substr($$0, RSTART, RLENGTH) } \
-		name && !seen[name]++ { printf "\r%4d of %d: %-60s", ++count, all, name; fflush() } \
-		/^Installing/ { printf "\r%-78s", "writing them to the disk"; fflush() } \
-		END { print "" }'
-	@test -e $(STAMP)
+	$(VENV) -m pip install --quiet 'pip>=25.1'
+	$(VENV) -m pip install --disable-pip-version-check -r requirements-dev.txt
+	@touch $(STAMP)

@@ -60,7 +60,7 @@ CHANGEABLE = {
     "trainer.strategy",
 }
 # Arguments that are given to the model, and to the data module as far as it has them: data are made for the
-# pretrained model that learns from them. Without a `backbone_config`, a `backbone` is something of the user's own.
+# pretrained model that learns from them. Without a `backbone_config`, a `backbone` is the user's own.
 BACKBONE = ("backbone", "backbone_config")
 CHANGEABLE_GROUPS = ("early_stopping.", "tracking.", "trainer.logger.", "trainer.strategy.")
 
