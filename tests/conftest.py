@@ -83,6 +83,12 @@ def no_pictures():
         yield
 
 
+@pytest.fixture
+def pictures(monkeypatch):
+    """Let the runs of a test draw their pictures, in a file of tests whose others draw none."""
+    monkeypatch.setattr(project, "PICTURES", True)
+
+
 @pytest.fixture(scope="session")
 def bake(own_settings, tmp_path_factory):
     """Return bake(**answers), which generates a project and returns its folder.

@@ -9,7 +9,7 @@ import torch
 import yaml
 from project import TINY, run, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 # Command, and what its one line must say.
 MISTAKES = {

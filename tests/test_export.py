@@ -12,7 +12,7 @@ import soundfile
 import torch
 from conftest import QUESTIONS
 from PIL import Image
-from project import TINY, run, run_many
+from project import TINY, run, run_in_turn, run_many
 from safetensors import safe_open
 from test_own_data import write_tables
 
@@ -30,19 +30,17 @@ def home(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def exported(bake, home) -> dict[str, tuple[Path, Path, str]]:
     """Train each task, take its data away and export it: the project, the run and what export.py printed."""
-    found = {}
-    for task in CLASSIFIERS:
-        project = bake(accept_hooks=False, task=task)
-        flags = ""
-        if task == "tabular":  # numbers and categories
-            write_tables(project)
-            flags = "--data.path table.csv --data.target kind"
-        (trained,) = run_many(project, [f"train.py {TINY} {flags}"], home=home)
+    projects = {task: bake(accept_hooks=False, task=task) for task in CLASSIFIERS}
+    write_tables(projects["tabular"])  # numbers and categories
+    flags = dict.fromkeys(CLASSIFIERS, "") | {"tabular": "--data.path table.csv --data.target kind"}
+    trainings = [(project, f"train.py {TINY} {flags[task]}") for task, project in projects.items()]
+    for trained in run_in_turn(trainings, home=home):
         assert trained.code == 0, trained.err
-        folder = run_of(project / "runs")
-        (project / "table.csv").unlink(missing_ok=True)
-        found[task] = project, folder, run(project, f"export.py {folder}", home=home)
-    return found
+    (projects["tabular"] / "table.csv").unlink()
+    folders = [run_of(project / "runs") for project in projects.values()]
+    exports = [(folder.parent.parent, f"export.py {folder}") for folder in folders]
+    done = run_in_turn(exports, home=home)
+    return dict(zip(CLASSIFIERS, zip(projects.values(), folders, done, strict=True), strict=True))
 
 
 def run_of(runs: Path) -> Path:

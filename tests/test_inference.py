@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from project import TINY, Done, run, run_in_turn, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 IMPORTS = """
 import torch

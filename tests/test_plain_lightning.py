@@ -15,7 +15,7 @@ import pytest
 import torch
 from project import Done, run, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 PLAIN = Path(__file__).with_name("plain")
 FEW = (
@@ -191,7 +191,7 @@ def test_the_projects_own_test_stays_green(name, lay_over, home):
     assert done.code == 0, done.out + done.err
 
 
-def test_all_curves_and_pictures_of_other_names_are_drawn(lay_over, home):
+def test_all_curves_and_pictures_of_other_names_are_drawn(lay_over, home, pictures):
     """`train_loss`, which is logged per step and per epoch, belongs to `val_loss`."""
     project = lay_over("classifier")
     (done,) = run_many(project, [f"train.py {FEW}"], home=home, variables=VARIABLES)

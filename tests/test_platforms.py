@@ -10,7 +10,7 @@ from conftest import TASKS
 from PIL import Image
 from project import TINY, environment, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 SPAWN = """
 import multiprocessing

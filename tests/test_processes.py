@@ -7,7 +7,7 @@ import torch
 from project import TINY, run, run_many, start
 from test_stuck import changed, ended
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 TWO = "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy"
 

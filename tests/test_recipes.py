@@ -15,7 +15,7 @@ from chaos import equal
 from project import run_many
 from test_plain_lightning import FEW, STOPPED, error, rows
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 MISSING = {"evaluate": "test_step", "predict": "predict_dataloader", "export": "example_input_array"}
@@ -133,7 +133,7 @@ def test_the_gpt_goes_on_with_a_text(lay_over, tmp_path):
     assert "prompt.txt,def " in (project / "new.csv").read_text().replace('"', "")
 
 
-def test_pictures_are_drawn(lay_over, tmp_path):
+def test_pictures_are_drawn(lay_over, tmp_path, pictures):
     for name, picture in {"segmentation": "masks.png", "gan": "generated.png"}.items():
         project = lay_over(name)
         job = f"train.py {FEW} {CASES[name].flags}"

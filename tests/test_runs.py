@@ -17,7 +17,7 @@ from filelock import FileLock
 from PIL import Image
 from project import TINY, Done, environment, run, run_many
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 FEW = f"{TINY} --trainer.limit_test_batches 2 --trainer.log_every_n_steps 1"
 DISABLED = {"WANDB_MODE": "disabled"}
@@ -185,7 +185,7 @@ def test_groups_have_mean_and_deviation(trained, home):
     assert "killed is left out of its group: killed at step" in by_rate.err
 
 
-def test_a_picture_of_two_runs(trained, home):
+def test_a_picture_of_two_runs(trained, home, pictures):
     done = runs(trained, home, "first early --plot")
     assert "picture: runs/compare.png" in done.out
     with Image.open(trained / "runs" / "compare.png") as picture:

@@ -19,7 +19,7 @@ import torch
 import yaml
 from project import TINY, environment, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_pictures")]
 
 FEW = f"{TINY} --trainer.limit_test_batches 2 --trainer.log_every_n_steps 1"
 
@@ -268,7 +268,7 @@ def test_bayes_comes_nearer_than_chance(sweeps, project):
 # The search
 
 
-def test_bayes_with_a_picture_and_the_best_command(project, home, runs):
+def test_bayes_with_a_picture_and_the_best_command(project, home, runs, pictures):
     parameters = {"x": {"min": 0.0, "max": 2.0}, "seconds": {"values": [0, 0.001]}}
     name = write(project, "b.yaml", method="bayes", parameters=parameters)
     out = search(project, home, f"{name} --trials 5 --jobs 2 --epochs=2")
