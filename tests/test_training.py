@@ -69,7 +69,7 @@ def test_output_says_what_happened_and_what_comes_next(trained, folder):
     upload = rf"^upload         wandb sync runs/wandb/offline-run-\d+_\d+-{run_id}$"
     assert re.search(upload, trained.out, re.MULTILINE)
     assert re.search(r"^parameters     \d\d,\d{3}$", trained.out, re.MULTILINE)
-    assert len(re.findall(r"^epoch \d+ .*train/acc.*val/loss", trained.err, re.MULTILINE)) == 22
+    assert len(re.findall(r"^epoch \d+ .*train/acc.*val/loss", trained.err, re.MULTILINE)) == 20
 
 
 def test_output_has_no_warning(trained):

@@ -137,7 +137,7 @@ def updated(template, tmp_path_factory) -> tuple[Path, dict[str, bytes]]:
         "    def test_example(self, index: int, mine: int = 0)",
     )
     edit(package / "model.py", "lr: float = 3e-3", "lr: float = 2e-3")
-    edit(project / "config.yaml", "max_epochs: 22", "max_epochs: 7")
+    edit(project / "config.yaml", "max_epochs: 20", "max_epochs: 7")
     edit(project / "README.md", "## Your data", "## Mine\n\nWhat I did.\n\n## Your data")
     edit(project / "pyproject.toml", '    "numpy>=2",\n', '    "more-itertools>=10",\n    "numpy>=2",\n')
     commit(project)

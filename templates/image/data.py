@@ -302,6 +302,11 @@ class DataModule(LightningDataModule):
         return self.facts["size"]
 
     @property
+    def mirror(self) -> bool:
+        """Whether a mirror image shows the same."""
+        return self.facts["augment"] == "flip"
+
+    @property
     def target_scale(self) -> list[float]:
         """Mean and standard deviation of the training labels of a regression."""
         return self.facts["target_scale"]

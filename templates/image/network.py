@@ -37,6 +37,8 @@ class Network(nn.Module):
         num_classes: Scores to return.
         size: Height and width of an image; the number of stages depends on it.
         target_scale: Mean and standard deviation of the numbers to predict; None for classes.
+        mirror: Whether a mirror image shows the same. Then the scores of an image are, but for training, the mean
+            of its own and those of its mirror image (Krizhevsky et al. 2012, doi:10.1145/3065386).
         width: Channels after the first convolution.
         dropout: Share of the pooled features that training sets to zero.
     """
@@ -47,11 +49,13 @@ class Network(nn.Module):
         num_classes: int,
         size: list[int],
         target_scale: list[float] | None = None,
+        mirror: bool = False,
         width: int = 24,
         dropout: float = 0.1,
     ):
         super().__init__()
         self.channels = channels
+        self.mirror = mirror
         self.mean, self.std = target_scale or (0.0, 1.0)
         stride = 1
         while min(size) >= 48 * stride:
@@ -74,6 +78,13 @@ class Network(nn.Module):
 
         They are those of classes, or a number in the units of the labels.
         """
+        scores = self.score(images)
+        if self.mirror and not self.training:
+            scores = (scores + self.score(images.flip(3))) / 2
+        return scores
+
+    def score(self, images: Tensor) -> Tensor:
+        """Return the scores of images as they are."""
         features = self.backbone(images / 127.5 - 1)  # (B, channels, H', W')
         return self.mean + self.std * self.head(features.mean(dim=(2, 3)))
 

@@ -50,12 +50,12 @@ class Pretrained(nn.Module):
         description: What `describe` returns. The weights are random: train.py loads the pretrained ones when
             a new run starts, and a checkpoint has its own.
         num_classes: Scores to return.
-        settings: Those of `Network`, of which channels, target_scale and dropout are used.
+        settings: Those of `Network`, of which channels, target_scale and dropout are used, and mirror is not.
     """
 
     def __init__(self, description: dict, num_classes: int, settings: dict):
         super().__init__()
-        used = ("channels", "target_scale", "dropout")
+        used = ("channels", "target_scale", "dropout", "mirror")
         refuse_other_settings(settings, Network, used)
         self.size = description["size"]
         self.channels = settings.get("channels", 3)

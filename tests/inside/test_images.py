@@ -605,6 +605,18 @@ def test_digits_are_not_mirrored():
     assert said(data.notes, "not mirrored")
 
 
+@pytest.mark.parametrize(("augment", "same"), [(None, False), ("flip", True)])
+def test_a_mirror_image_has_the_same_scores_where_it_shows_the_same(augment, same):
+    data = DataModule(augment=augment)
+    assert data.mirror is same
+    network = Network(data.channels, 10, data.size, mirror=data.mirror)
+    images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
+    network.train()
+    assert not torch.allclose(network(images), network(images.flip(3)))
+    network.eval()
+    assert torch.allclose(network(images), network(images.flip(3)), atol=1e-6) is same
+
+
 class Watch(Callback):
     """Count the images of training and validation that are those of the data set, and those that are not."""
 
