@@ -43,6 +43,8 @@ PRELOADED = [
     "sklearn.model_selection",
     "wandb.apis.public",
     "matplotlib.backends.backend_agg",
+    "polars",
+    "PIL.Image",
 ]
 FORKS = sys.platform == "linux"
 

@@ -107,7 +107,7 @@ def test_everything_is_logged_once_an_epoch(folder):
     assert list(rows.columns) == ["step", "name", "value"]
     counts = rows["name"].value_counts()
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
-        assert counts[name] == 22
+        assert counts[name] == 20
     assert counts["test/loss"] == counts["test/acc"] == 1
     assert counts["train/lr"] == counts["train/loss_step"] == 418 // 10
     table = rows.pivot(index="step", columns="name", values="value")  # no step has a name twice
