@@ -37,8 +37,8 @@ class Network(nn.Module):
         num_classes: Scores to return.
         size: Height and width of an image; the number of stages depends on it.
         target_scale: Mean and standard deviation of the numbers to predict; None for classes.
-        mirror: Whether a mirror image shows the same. Then scores are, but for training, the mean of those of an
-            image and its mirror image (Krizhevsky et al. 2012, doi:10.1145/3065386).
+        mirror: Whether a mirror image shows the same. Then scores are, but for training, the mean of those of
+            an image and its mirror image (Krizhevsky et al. 2012, doi:10.1145/3065386).
         width: Channels after the first convolution.
         dropout: Share of the pooled features that training sets to zero.
     """
