@@ -104,15 +104,15 @@ def weights(run: Path) -> dict:
 
 
 def test_what_pretraining_has_learned_is_the_start_of_a_classification(lay_over, bake, tmp_path):
-    small = f"{FEW} --model.width 4"
+    """With the settings of each as they are: the two must have the same network."""
     project = lay_over("pretraining")
     (pretrained,) = run_many(
-        project, [f"train.py {small} --data.batch_size 16"], home=tmp_path, variables=VARIABLES
+        project, [f"train.py {FEW} --data.batch_size 16"], home=tmp_path, variables=VARIABLES
     )
     assert pretrained.code == 0, pretrained.err
     (run,) = (path.parent for path in project.glob("runs/*/config.yaml"))
     classifier = bake(accept_hooks=False)
-    job = f"train.py {small} --model.init_from {run}"
+    job = f"train.py {FEW} --model.init_from {run}"
     (done,) = run_many(classifier, [job], home=tmp_path, variables=VARIABLES)
     assert done.code == 0, done.err
     assert re.search("backbone", done.out + done.err), done.out

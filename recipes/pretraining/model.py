@@ -19,7 +19,7 @@ class Model(LightningModule):
         channels: Colour channels of an image.
         lr: Learning rate of AdamW.
         temperature: How much the most similar other images count.
-        width: Features of the network's first layer, as in the project that goes on with it.
+        network: Further settings of `Network`, which must be those of the project that goes on with it.
     """
 
     def __init__(
@@ -27,11 +27,11 @@ class Model(LightningModule):
         channels: int = 1,
         lr: float = 2e-3,
         temperature: float = 0.2,
-        width: int = 32,
+        **network,
     ):
         super().__init__()
         self.save_hyperparameters(logger=False)
-        self.network = Network(channels, num_classes=64, size=[8, 8], width=width)
+        self.network = Network(channels, num_classes=64, size=[8, 8], **network)
         # The features that are compared are not those that are kept, but a projection of them.
         self.projection = nn.Sequential(nn.ReLU(), nn.Linear(64, 64))
 
