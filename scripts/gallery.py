@@ -124,9 +124,7 @@ def example(name: str, task: str, flags: str, folder: Path) -> str:
     options = {"no_input": True, "default_config": True, "accept_hooks": False}
     project = Path(cookiecutter(str(ROOT), extra_context=context, output_dir=str(folder), **options))
     command = f"python train.py {flags}".strip()
-    began = time.monotonic()
     screen = play(command, project, 110, 80)
-    seconds = time.monotonic() - began
     (run,) = [file.parent for file in (project / "runs").glob("*/config.yaml")]
     if name == "image":
         picture(screen, command, DOCS / "train.svg")
@@ -152,7 +150,7 @@ def example(name: str, task: str, flags: str, folder: Path) -> str:
     about = re.search(r"^This trains .*?(?=\n\n)", readme, re.MULTILINE | re.DOTALL)[0]
     if name == "regression":
         about = "The same network predicts a number instead: the progress of the disease of 442 diabetics."
-    facts = f"{numbers}; {count:,} parameters; {seconds:.0f} s from start to end"
+    facts = f"{numbers}; {count:,} parameters"
     asked = f"cookiecutter … task={task}"
     return f"## {name}\n\n{about}\n\n`{asked}`, `{command}`: {facts}.\n\n{' '.join(shown)}\n"
 
