@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import project
@@ -50,7 +51,12 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_sessionstart():
-    """Remove caches of tools from the template, because cookiecutter would copy them into each project."""
+    """Let Ctrl-C reach what the tests start, and keep caches of tools out of the projects.
+
+    Where a shell starts the tests in the background they ignore Ctrl-C, and so would all that they start.
+    Cookiecutter would copy the caches from the template.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for folder in [TEMPLATE / "{{cookiecutter.project}}", TEMPLATE / "templates"]:
         for name in ["__pycache__", ".ruff_cache", ".mypy_cache", ".pytest_cache"]:
             for cache in list(folder.rglob(name)):

@@ -109,7 +109,7 @@ def test_everything_is_logged_once_an_epoch(folder):
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert counts[name] == 20
     assert counts["test/loss"] == counts["test/acc"] == 1
-    assert counts["train/lr"] == counts["train/loss_step"] == 418 // 10
+    assert counts["train/lr"] == counts["train/loss_step"] == 380 // 10
     table = rows.pivot(index="step", columns="name", values="value")  # no step has a name twice
     assert table["epoch"].dropna().is_monotonic_increasing
 

@@ -121,51 +121,61 @@ def read_numbers(
     odd = texts.is_not_null() & values.is_null()
     words: list[str] = []
     if odd.any() or missing:
-        marks = (
-            pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
-        )  # such as -999
-        is_word = (
-            texts.str.to_lowercase().is_in(MISSING) | texts.is_in(missing) | values.is_in(marks.implode())
-        )
+        is_word = texts.str.to_lowercase().is_in(MISSING) | texts.is_in(missing)
+        is_word = is_word | values.is_in(missing_numbers(missing).implode())
         is_word = texts.is_not_null() & is_word.fill_null(False)
         words = texts.filter(is_word).unique().sort().to_list()
         values = values.set(is_word, None)
         odd = odd & ~is_word
-    found = Numbers(values, odd, words)
-    if not odd.any() and decimal != ",":
-        return found
-    is_cell = values.is_not_null() | odd
+    plain = Numbers(values, odd, words)
+    if odd.any() or decimal == ",":
+        return _read_written(texts, plain, decimal)
+    return plain
+
+
+def missing_numbers(missing: list[str]) -> pl.Series:
+    """Return the numbers among the words that stand for a missing cell, such as -999."""
+    return pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
+
+
+def _read_written(texts: pl.Series, plain: Numbers, decimal: str | None) -> Numbers:
+    """Read numbers that are written otherwise than Python writes them.
+
+    All cells must have the same decimal sign. Those that can be read as both stay as they are: `unclear`.
+
+    Args:
+        texts: The cells.
+        plain: What they are without this; `wrong` are those that are written otherwise, or are none.
+        decimal: The decimal sign, "." or ",", where it is known.
+    """
+    odd = plain.wrong
+    is_cell = plain.values.is_not_null() | odd
     bare = _without_signs(texts.filter(odd), alone=bool((is_cell == odd).all()))
-    cells = texts.set(odd, None)
-    cells = cells.scatter(odd.arg_true(), bare)
+    cells = texts.set(odd, None).scatter(odd.arg_true(), bare)
     has_comma = cells.str.contains(",", literal=True)
     point = cells.str.contains(PLAIN) | cells.str.contains(THOUSANDS_COMMA) | ~odd
     comma = cells.str.contains(DECIMAL_COMMA) | cells.str.contains(THOUSANDS_POINT)
     comma = comma | ~cells.str.contains("[.,]")
     fits_point = bool(point.filter(is_cell).all())
     fits_comma = bool(comma.filter(is_cell).all())
+    found = Numbers(plain.values, odd, plain.words)
     if fits_point and fits_comma and has_comma.any() and decimal is None:
         found.unclear = texts.filter(is_cell & has_comma)[0]
         return found
-    if decimal == "," and fits_comma:
-        by_comma = True
-    elif decimal == "." or fits_point or not fits_comma:
-        by_comma = False
-    else:
-        by_comma = True
+    by_comma = fits_comma and (decimal == "," or (decimal is None and not fits_point))
     if by_comma:
         clear = comma
-        plain = cells.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
+        digits = cells.str.replace_all(".", "", literal=True).str.replace(",", ".", literal=True)
     else:
         clear = point
-        plain = cells.str.replace_all(",", "", literal=True)
-    if has_comma.any() and (fits_point != fits_comma):
+        digits = cells.str.replace_all(",", "", literal=True)
+    if has_comma.any() and fits_point != fits_comma:
         found.decimal = "," if by_comma else "."
-    parsed = plain.cast(pl.Float64, strict=False).set(~clear, None)
-    changed = is_cell & parsed.is_not_null()
+    parsed = digits.cast(pl.Float64, strict=False).set(~clear, None)
     found.values = parsed.set(~is_cell, None)
     found.wrong = is_cell & found.values.is_null()
-    for place in (changed & (odd | (parsed != values))).arg_true()[:1]:
+    changed = is_cell & parsed.is_not_null() & (odd | (parsed != plain.values))
+    for place in changed.arg_true()[:1]:
         found.example = texts[place], parsed[place]
     return found
 

@@ -66,6 +66,7 @@ class TrainedRun(Settings):
         if not words:
             if not set(HELP).intersection(flags):
                 raise UserError(f"name a run: python {Path(sys.argv[0]).name} runs/<id>, or a .ckpt file")
+            # For --help, which prints the settings and ends here.
             super().__init__(model_class, datamodule_class, project / "config.yaml", flags, extra)
         self.inputs = words[1:]
         self.checkpoint_path = find_checkpoint(words[0])

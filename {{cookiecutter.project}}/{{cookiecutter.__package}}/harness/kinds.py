@@ -9,7 +9,7 @@ import re
 import numpy as np
 import polars as pl
 
-from .cells import COMPACT, Numbers, look_like_words, read_dates, read_numbers
+from .cells import COMPACT, Numbers, look_like_words, missing_numbers, read_dates, read_numbers
 from .errors import UserError, first_few
 from .tables import texts_of
 
@@ -253,10 +253,8 @@ def as_numbers(cells: pl.Series, file: str, decimal: str | None, missing: list[s
         if cells.dtype == pl.Duration:
             cells = cells.dt.total_microseconds() / 1e6
         values = cells.cast(pl.Float64).fill_nan(None)
-        marks = (
-            pl.Series(missing, dtype=pl.String).cast(pl.Float64, strict=False).drop_nulls()
-        )  # such as -999
-        values = values.set(values.is_in(marks.to_list()).fill_null(False), None)
+        is_missing = values.is_in(missing_numbers(missing).to_list())
+        values = values.set(is_missing.fill_null(False), None)
         numbers = Numbers(values, values.is_null() & False, [])
     elif cells.null_count() == len(cells):
         empty = pl.Series(cells.name, [None] * len(cells), pl.Float64)
