@@ -17,7 +17,7 @@ RESOLUTIONS = ("highest", "lowest-direct")  # as uv calls them
 def install(environment: Path, resolution: str, ranges: list[str]) -> None:
     """Make an environment with the versions that a resolution of ranges gives; the tools are the newest."""
     uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--clear", str(environment)], check=True)
+    subprocess.run([*uv, "venv", "--quiet", "--seed", "--clear", str(environment)], check=True)
     pip = [*uv, "pip", "install", "--quiet", "--python", str(environment)]
     subprocess.run([*pip, "--resolution", resolution, *ranges], check=True)
     subprocess.run([*pip, *ranges, *tool_ranges()], check=True)
