@@ -37,10 +37,12 @@ def exported(bake, home) -> dict[str, tuple[Path, Path, str]]:
     for trained in run_in_turn(trainings, home=home):
         assert trained.code == 0, trained.err
     (projects["tabular"] / "table.csv").unlink()
-    folders = [run_of(project / "runs") for project in projects.values()]
-    exports = [(folder.parent.parent, f"export.py {folder}") for folder in folders]
-    done = run_in_turn(exports, home=home)
-    return dict(zip(CLASSIFIERS, zip(projects.values(), folders, done, strict=True), strict=True))
+    folders = {task: run_of(project / "runs") for task, project in projects.items()}
+    exports = [(project, f"export.py {folders[task]}") for task, project in projects.items()]
+    found = {}
+    for task, exported in zip(CLASSIFIERS, run_in_turn(exports, home=home), strict=True):
+        found[task] = projects[task], folders[task], exported
+    return found
 
 
 def run_of(runs: Path) -> Path:
